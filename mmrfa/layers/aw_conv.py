@@ -1,0 +1,71 @@
+"""AWConv as a module."""
+
+from torch import Tensor, nn
+
+from mmrfa.layers.base import AttentionConv2d
+from mmrfa.layers.gates import build_gate
+from mmrfa.ops import aw_conv2d
+
+
+class AWConv(AttentionConv2d):
+    """Convolution whose weight is attended per sample, as nn.Conv2d.
+
+    Equations, source and what is our reading of it:
+    :func:`mmrfa.ops.aw.reference.weight_attention`.
+
+    Args:
+        *args, **kwargs: those of ``nn.Conv2d``, see
+            :class:`mmrfa.layers.base.AttentionConv2d`.
+        reduction (int): r. Defaults to 16.
+        activation (str | None): activation attention to combine with, 'se',
+            'cam', 'cbam' or 'ca': it gates what is convolved, the weight
+            attention sees the input as it came. Defaults to None.
+    """
+
+    def __init__(
+        self,
+        *args,
+        reduction: int = 16,
+        activation: str | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        hidden = max(1, self.in_channels // reduction)
+        maps = max(1, self.in_channels // self.groups // reduction)
+        self.squeeze = self._conv(self.in_channels, hidden, bias=False)
+        self.squeeze_norm = self._norm(hidden)
+        self.expand = self._conv(hidden, self.out_channels, bias=False)
+        self.expand_norm = self._norm(self.out_channels)
+        self.fan_out = self._conv(
+            self.out_channels,
+            self.out_channels * maps,
+            groups=self.out_channels,
+        )
+        self.gate = nn.Identity()
+        if activation is not None:
+            self.gate = build_gate(
+                activation, self.in_channels, self.norm_cfg, **self.factory
+            )
+
+    def _forward(self, x: Tensor) -> Tensor:
+        attention_params = (
+            self.squeeze.weight,
+            self.squeeze.bias,
+            self.squeeze_norm,
+            self.expand.weight,
+            self.expand.bias,
+            self.expand_norm,
+            self.fan_out.weight,
+            self.fan_out.bias,
+        )
+        return aw_conv2d(
+            x,
+            attention_params,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            gated=self.gate(x),
+        )

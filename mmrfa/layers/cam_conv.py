@@ -1,0 +1,27 @@
+"""CAMConv as a module."""
+
+from torch import Tensor
+
+from mmrfa.layers.base import AttentionConv2d
+from mmrfa.layers.gates import build_gate
+
+
+class CAMConv(AttentionConv2d):
+    """Channel attention on the input, then ``nn.Conv2d``.
+
+    A baseline of the RFAConv paper (arXiv:2304.03198). The attention weighs
+    the input, hence the taps of overlapping windows share their weight.
+
+    Args:
+        *args, **kwargs: those of ``nn.Conv2d``, see
+            :class:`mmrfa.layers.base.AttentionConv2d`.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.gate = build_gate(
+            'cam', self.in_channels, self.norm_cfg, **self.factory
+        )
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.gate(x))

@@ -1,0 +1,158 @@
+"""Activation attention as modules that keep the shape of their input.
+
+The baselines are one of these in front of a convolution; AWConv can be
+combined with each.
+"""
+
+from torch import Tensor, nn
+
+from mmrfa.errors import InputError
+from mmrfa.layers.norm import build_norm
+from mmrfa.ops import channel_gate, coordinate_gates, spatial_gate
+
+
+class ChannelGate(nn.Module):
+    """Channel attention, ``x * sigmoid(MLP(avg x) [+ MLP(max x)])``.
+
+    Args:
+        channels (int): C.
+        reduction (int): C / hidden width of the MLP; the width is at least 1.
+            Defaults to 16.
+        max_pool (bool): True as in CBAM, False as in SE. Defaults to True.
+        device, dtype: as in ``nn.Conv2d``.
+
+    See :func:`mmrfa.ops.channel_gate`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        max_pool: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        factory = dict(bias=False, device=device, dtype=dtype)
+        self.squeeze = nn.Conv2d(channels, hidden, 1, **factory)
+        self.expand = nn.Conv2d(hidden, channels, 1, **factory)
+        self.max_pool = max_pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate ``x`` (N, C, H, W); same shape."""
+        return x * channel_gate(
+            x, self.squeeze.weight, self.expand.weight, self.max_pool
+        )
+
+
+class SpatialGate(nn.Module):
+    """Spatial attention, ``x * sigmoid(conv([max_c x ; mean_c x]))``.
+
+    Args:
+        kernel_size (int): of the convolution, odd. Defaults to 7.
+        device, dtype: as in ``nn.Conv2d``.
+
+    See :func:`mmrfa.ops.spatial_gate`.
+    """
+
+    def __init__(self, kernel_size: int = 7, device=None, dtype=None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            2,
+            1,
+            kernel_size,
+            padding=kernel_size // 2,
+            bias=False,
+            device=device,
+            dtype=dtype,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate ``x`` (N, C, H, W); same shape."""
+        return x * spatial_gate(x, self.conv.weight)
+
+
+class CoordinateGate(nn.Module):
+    """Coordinate attention, ``x * a_h * a_w``.
+
+    Args:
+        channels (int): C.
+        reduction (int): C / hidden width. Defaults to 32.
+        min_width (int): least hidden width. Defaults to 8.
+        norm_cfg (dict | None): batch norm, OpenMMLab's form. None is BN.
+        device, dtype: as in ``nn.Conv2d``.
+
+    See :func:`mmrfa.ops.coordinate_gates`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 32,
+        min_width: int = 8,
+        norm_cfg: dict | None = None,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        hidden = max(min_width, channels // reduction)
+        factory = dict(device=device, dtype=dtype)
+        self.squeeze = nn.Conv2d(channels, hidden, 1, **factory)
+        self.norm = build_norm(hidden, norm_cfg, **factory)
+        self.expand_h = nn.Conv2d(hidden, channels, 1, **factory)
+        self.expand_w = nn.Conv2d(hidden, channels, 1, **factory)
+
+    def params(self) -> tuple:
+        """Arguments of ``coordinate_gates`` behind its input, in order."""
+        return (
+            self.squeeze.weight,
+            self.squeeze.bias,
+            self.norm,
+            self.expand_h.weight,
+            self.expand_h.bias,
+            self.expand_w.weight,
+            self.expand_w.bias,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate ``x`` (N, C, H, W); same shape."""
+        rows, columns = coordinate_gates(x, *self.params())
+        return x * rows * columns
+
+
+# Activation attention by the name that configs use.
+ACTIVATION_ATTENTION = ('se', 'cam', 'cbam', 'ca')
+
+
+def build_gate(
+    name: str, channels: int, norm_cfg: dict | None, device, dtype
+) -> nn.Module:
+    """Build activation attention by name.
+
+    Args:
+        name (str): 'se' (squeeze and excitation), 'cam' (channel attention
+            with average and maximum), 'cbam' (that and spatial attention) or
+            'ca' (coordinate attention).
+        channels (int): C.
+        norm_cfg (dict | None): batch norm of 'ca'.
+        device, dtype: as in ``nn.Conv2d``.
+
+    Raises:
+        InputError: another name.
+    """
+    factory = dict(device=device, dtype=dtype)
+    if name == 'se':
+        return ChannelGate(channels, max_pool=False, **factory)
+    if name == 'cam':
+        return ChannelGate(channels, **factory)
+    if name == 'cbam':
+        return nn.Sequential(
+            ChannelGate(channels, **factory), SpatialGate(**factory)
+        )
+    if name == 'ca':
+        return CoordinateGate(channels, norm_cfg=norm_cfg, **factory)
+    raise InputError(
+        'activation attention: expected one of '
+        f'{", ".join(ACTIVATION_ATTENTION)}, got {name!r}'
+    )

@@ -1,0 +1,9 @@
+"""RFAConv: receptive-field attention convolution."""
+
+from mmrfa.ops.dispatch import operator
+from mmrfa.ops.rfa import reference
+
+rfa_conv2d = operator(reference.rfa_conv2d)
+rfa_unfold_conv2d = operator(reference.rfa_unfold_conv2d)
+
+__all__ = ['rfa_conv2d', 'rfa_unfold_conv2d']
