@@ -1,0 +1,90 @@
+"""Check the OpenMMLab packages before they are imported.
+
+They exist twice: the maintained forks (distributions ``onedl-*``) and the
+originals. Both install the same modules, so one over the other breaks an
+environment, and neither checks that its companions are there.
+"""
+
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+# module: (fork, tested from, up to), (original, tested from, up to)
+PACKAGES = {
+    'mmengine': (
+        ('onedl-mmengine', '0.10.12', '0.11'),
+        ('mmengine', '0.10.7', '0.11'),
+    ),
+    'mmcv': (('onedl-mmcv', '2.3.6', '2.4'), ('mmcv', '2.1.0', '2.2')),
+    'mmseg': (
+        ('onedl-mmsegmentation', '1.4.2', '1.5'),
+        ('mmsegmentation', '1.2.2', '1.3'),
+    ),
+    'mmdet': (
+        ('onedl-mmdetection', '3.5.1', '3.6'),
+        ('mmdet', '3.3.0', '3.4'),
+    ),
+}
+OPTIONAL = ('mmdet',)
+ADVICE = 'pip install "mmrfa[all]"'
+
+
+def check_family() -> None:
+    """Say in one line what is wrong with the installed OpenMMLab packages.
+
+    Raises:
+        ImportError: a package is missing, both families are there, or a
+            version is older than the oldest tested one.
+
+    Warns:
+        UserWarning: a version is newer than the tested ones.
+    """
+    found = {
+        module: [
+            (name, installed, low, high)
+            for name, low, high in names
+            if (installed := _installed(name)) is not None
+        ]
+        for module, names in PACKAGES.items()
+    }
+    fork = {names[0][0] for names in PACKAGES.values()}
+    present = [entry[0] for entries in found.values() for entry in entries]
+    forks = sorted(name for name in present if name in fork)
+    originals = sorted(name for name in present if name not in fork)
+    if forks and originals:
+        raise ImportError(
+            'mmrfa: expected one family of OpenMMLab packages, got both '
+            f'{", ".join(forks)} and {", ".join(originals)}; uninstall all '
+            f'of them, then {ADVICE}'
+        )
+    for module, entries in found.items():
+        if not entries and module not in OPTIONAL:
+            wanted = PACKAGES[module][1 if originals else 0][0]
+            raise ImportError(
+                f'mmrfa.models: package {wanted} (module {module}) is not '
+                f'installed; {ADVICE}'
+            )
+        for name, installed, low, high in entries:
+            if _key(installed) < _key(low):
+                raise ImportError(
+                    f'mmrfa.models: expected {name} >= {low}, < {high}, got '
+                    f'{installed}; {ADVICE}'
+                )
+            if _key(installed) >= _key(high):
+                warnings.warn(
+                    f'mmrfa is tested with {name} >= {low}, < {high}; '
+                    f'{installed} is installed',
+                    stacklevel=3,
+                )
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _key(text: str) -> tuple[int, ...]:
+    """Numeric part of a version, as a tuple that compares."""
+    parts = text.split('+')[0].split('.')
+    return tuple(int(p) for p in parts if p.isdigit())
