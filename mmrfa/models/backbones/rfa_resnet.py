@@ -1,6 +1,7 @@
 """ResNet whose 3x3 convolutions are attention convolutions."""
 
 import inspect
+import logging
 from collections.abc import Sequence
 
 import torch.utils.checkpoint as cp
@@ -225,6 +226,14 @@ class RFAResNet(ResNet):
             update_init_info(self, f'Pretrained from {source}')
         self._warn_of_frozen_operators(state)
 
+    def train(self, mode: bool = True) -> 'RFAResNet':
+        """Set the mode, keeping frozen what shall be; return self.
+
+        mmseg's own returns None, which breaks ``net.eval()(x)``.
+        """
+        super().train(mode)
+        return self
+
     def _warn_of_frozen_operators(self, state: dict[str, Tensor]) -> None:
         """An operator that is neither filled nor trained stays random."""
         for stage in range(1, self.frozen_stages + 1):
@@ -237,7 +246,7 @@ class RFAResNet(ResNet):
                         'its random initial value: leave the stage out of '
                         'stage_with_attention_conv, or do not freeze it',
                         logger='current',
-                        level='WARNING',
+                        level=logging.WARNING,
                     )
                     return
 
