@@ -1,0 +1,2 @@
+_base_ = './deeplabv3_r101-d8_4xb4-20k_voc12aug-512x512.py'
+model = dict(backbone=dict(attention_conv=dict(type='RFAConv')))

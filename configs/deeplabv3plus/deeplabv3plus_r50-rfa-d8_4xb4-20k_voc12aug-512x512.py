@@ -1,0 +1,2 @@
+_base_ = './deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py'
+model = dict(backbone=dict(attention_conv=dict(type='RFAConv')))

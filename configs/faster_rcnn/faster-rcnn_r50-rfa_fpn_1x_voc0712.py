@@ -1,0 +1,8 @@
+_base_ = './faster-rcnn_r50_fpn_1x_voc0712.py'
+# The stem and the first stage are frozen, so they keep their weights.
+model = dict(
+    backbone=dict(
+        attention_conv=dict(type='RFAConv'),
+        stage_with_attention_conv=(False, True, True, True),
+    )
+)
