@@ -47,7 +47,7 @@ def load_checkpoint_file(
             content = torch.load(
                 path, map_location=map_location, weights_only=not trusted
             )
-    except (OSError, torch.cuda.OutOfMemoryError):
+    except (PermissionError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # foreign bytes make unpickling raise anything
         code = re.search(r'GLOBAL (\S+)', str(error))
