@@ -51,6 +51,7 @@ tta_pipeline = [
     ),
 ]
 
+data_prefix = dict(img_path='JPEGImages', seg_map_path='SegmentationClass')
 train_dataloader = dict(
     batch_size=8,
     num_workers=2,
@@ -59,6 +60,7 @@ train_dataloader = dict(
     dataset=dict(
         type='CamVidDataset',
         data_root=data_root,
+        data_prefix=data_prefix,
         ann_file='ImageSets/Segmentation/train.txt',
         pipeline=train_pipeline,
     ),
@@ -71,6 +73,7 @@ val_dataloader = dict(
     dataset=dict(
         type='CamVidDataset',
         data_root=data_root,
+        data_prefix=data_prefix,
         ann_file='ImageSets/Segmentation/val.txt',
         pipeline=test_pipeline,
     ),
@@ -83,6 +86,7 @@ test_dataloader = dict(
     dataset=dict(
         type='CamVidDataset',
         data_root=data_root,
+        data_prefix=data_prefix,
         ann_file='ImageSets/Segmentation/test.txt',
         pipeline=test_pipeline,
     ),
