@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Train with several processes on one or more machines.
+#   bash tools/dist_train.sh CONFIG GPUS [options of train.py]
+# On machines without a GPU, GPUS is the number of CPU processes.
+# Several machines: the same command on each, with NNODES, NODE_RANK,
+# MASTER_ADDR and PORT in the environment.
+exec bash "$(dirname "$0")/misc/launch.sh" train.py 1 "$@"
