@@ -1,0 +1,54 @@
+"""What every test shares: seeds, the sample data, the real data sets."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='session', autouse=True)
+def few_threads() -> None:
+    """Small tensors gain nothing from more threads than CI has cores."""
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Each test draws the same numbers, alone or among others."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The generated sample as a data root; do not write below it."""
+    from mmrfa.datasets.sample import write_sample
+
+    return write_sample(tmp_path_factory.mktemp('sample'))
+
+
+@pytest.fixture(scope='session')
+def data_root() -> Callable[[str], Path]:
+    """``data_root('camvid')``: folder of a real data set, or skip the test.
+
+    It is looked for in ``MMRFA_DATA_ROOT``, else in ``data/``. With
+    ``MMRFA_REQUIRE_DATA=1``, as in CI, a missing folder fails the test.
+    """
+
+    def find(name: str) -> Path:
+        folder = Path(os.environ.get('MMRFA_DATA_ROOT', REPO / 'data')) / name
+        if folder.is_dir():
+            return folder.resolve()
+        reason = f'needs the data set {name}, no such folder: {folder}'
+        if os.environ.get('MMRFA_REQUIRE_DATA') == '1':
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+    return find
