@@ -6,37 +6,20 @@ and output position, without its bias; matrix products likewise; an
 evaluated batch norm 2 per element, bilinear resizing 4, adaptive average
 pooling 1. Activations, softmax, other pooling, unfolding and elementwise
 arithmetic count nothing. Operators are counted in their reference form, as
-published, whatever faster form runs in practice.
+published, whatever faster form runs in practice. --paper-table counts as
+the paper did instead: batch norm 4 per element, average pooling too.
 """
 
 import argparse
-import logging
 import sys
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmrfa.errors import InputError
-from mmrfa.ops import use_backend
 from mmrfa.utils.cli import add_cfg_options, parse_args, run_tool
 from mmrfa.utils.config import import_scope, load_config, require_packages
+from mmrfa.utils.flops import Classifier, count, paper_comparison
 from mmrfa.utils.run import build_model
-
-
-class Classifier(nn.Module):
-    """A backbone with global average pooling and a linear layer."""
-
-    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        with torch.no_grad():
-            channels = backbone(torch.zeros(1, 3, 64, 64))[-1].shape[1]
-        self.fc = nn.Linear(channels, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classify images (N, 3, H, W); scores (N, num_classes)."""
-        x = self.backbone(x)[-1]
-        return self.fc(x.mean((2, 3)))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,8 +51,18 @@ def main(argv: list[str] | None = None) -> None:
         metavar=('H', 'W'),
         help='input size in pixels, one number for a square (default: 224)',
     )
+    parser.add_argument(
+        '--paper-table',
+        action='store_true',
+        help="count the networks of the RFAConv paper's ImageNet table, as "
+        'the paper counts, beside the published numbers; alone',
+    )
     add_cfg_options(parser)
     args = parse_args(parser, argv)
+    if args.paper_table:
+        require_packages()
+        print(paper_comparison())
+        return
     if len(args.shape) > 2 or min(args.shape) < 1:
         raise InputError(
             f'--shape: expected one or two sizes above 0, got {args.shape}'
@@ -117,33 +110,6 @@ def build_backbone(args: argparse.Namespace) -> nn.Module:
     if args.num_classes is not None:
         model = Classifier(model.eval(), args.num_classes)
     return model
-
-
-def count(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, float]:
-    """Count parameters and operations.
-
-    Args:
-        model (nn.Module): put into eval mode.
-        shape (tuple[int, int, int]): channels, height and width.
-
-    Returns:
-        tuple[int, float]: parameters, and multiply-adds for one image.
-
-    Raises:
-        InputError: the model does not take an image of this shape.
-    """
-    from mmengine.analysis import FlopAnalyzer
-
-    model.eval()
-    params = sum(p.numel() for p in model.parameters())
-    # It warns about every kind of operation that counts nothing.
-    logging.getLogger('mmengine').setLevel(logging.ERROR)
-    with torch.no_grad(), use_backend('reference'):
-        analyzer = FlopAnalyzer(model, (torch.zeros(1, *shape),))
-        analyzer.unsupported_ops_warnings(False)
-        analyzer.uncalled_modules_warnings(False)
-        flops = analyzer.total()
-    return params, flops
 
 
 if __name__ == '__main__':
