@@ -13,9 +13,7 @@ from torch import Tensor
 from mmrfa.ops.norm import normalize
 
 
-def channel_gate(
-    x: Tensor, squeeze: Tensor, expand: Tensor, max_pool: bool
-) -> Tensor:
+def channel_gate(x: Tensor, squeeze: Tensor, expand: Tensor, max_pool: bool) -> Tensor:
     """Weigh the channels: ``sigmoid(MLP(avg(x)) [+ MLP(max(x))])``.
 
     With ``max_pool`` the channel attention of CBAM (arXiv:1807.06521, Eq. 2),
@@ -56,16 +54,7 @@ def spatial_gate(x: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(pooled, weight, padding=weight.size(-1) // 2).sigmoid()
 
 
-def coordinate_gates(
-    x: Tensor,
-    squeeze: Tensor,
-    squeeze_bias: Tensor | None,
-    norm: Callable[[Tensor], Tensor],
-    expand_h: Tensor,
-    expand_h_bias: Tensor,
-    expand_w: Tensor,
-    expand_w_bias: Tensor,
-) -> tuple[Tensor, Tensor]:
+def coordinate_gates(x: Tensor, *params) -> tuple[Tensor, Tensor]:
     """Weigh rows and columns by coordinate attention.
 
     The means over the width and over the height are joined along their
@@ -74,20 +63,44 @@ def coordinate_gates(
 
     Args:
         x (Tensor): (N, C, H, W).
+        *params: see :func:`gates_of_means`.
+
+    Returns:
+        tuple[Tensor, Tensor]: row gate (N, C, H, 1) and column gate
+        (N, C, 1, W), values in (0, 1).
+    """
+    return gates_of_means(x.mean(3, True), x.mean(2, True), *params)
+
+
+def gates_of_means(
+    rows: Tensor,
+    columns: Tensor,
+    squeeze: Tensor,
+    squeeze_bias: Tensor | None,
+    norm: Callable[[Tensor], Tensor],
+    expand_h: Tensor,
+    expand_h_bias: Tensor,
+    expand_w: Tensor,
+    expand_w_bias: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Compute :func:`coordinate_gates` from the two means.
+
+    Args:
+        rows (Tensor): mean over the width, (N, C, H, 1).
+        columns (Tensor): mean over the height, (N, C, 1, W).
         squeeze (Tensor): (hidden, C, 1, 1), with ``squeeze_bias`` (hidden,).
         norm (Callable): batch norm over the hidden channels.
         expand_h (Tensor): (C, hidden, 1, 1), with ``expand_h_bias`` (C,).
         expand_w (Tensor): (C, hidden, 1, 1), with ``expand_w_bias`` (C,).
 
     Returns:
-        tuple[Tensor, Tensor]: row gate (N, C, H, 1) and column gate
-        (N, C, 1, W), values in (0, 1).
+        tuple[Tensor, Tensor]: as :func:`coordinate_gates`.
     """
-    rows = x.mean(3, keepdim=True)
-    columns = x.mean(2, keepdim=True).transpose(2, 3)
-    joined = F.conv2d(torch.cat([rows, columns], 2), squeeze, squeeze_bias)
+    lengths = [rows.size(2), columns.size(3)]
+    joined = torch.cat([rows, columns.transpose(2, 3)], 2)
+    joined = F.conv2d(joined, squeeze, squeeze_bias)
     joined = F.hardswish(normalize(norm, joined))
-    rows, columns = joined.split([x.size(2), x.size(3)], 2)
+    rows, columns = joined.split(lengths, 2)
     columns = columns.transpose(2, 3)
     return (
         F.conv2d(rows, expand_h, expand_h_bias).sigmoid(),

@@ -1,9 +1,12 @@
 """RFAConv: receptive-field attention convolution."""
 
-from mmrfa.ops.dispatch import operator
-from mmrfa.ops.rfa import reference
+from mmrfa.ops.dispatch import Backend, operator
+from mmrfa.ops.rfa import fused, reference
 
-rfa_conv2d = operator(reference.rfa_conv2d)
+rfa_conv2d = operator(
+    reference.rfa_conv2d,
+    fused=Backend(fused.rfa_conv2d, fused.supports),
+)
 rfa_unfold_conv2d = operator(reference.rfa_unfold_conv2d)
 
-__all__ = ['rfa_conv2d', 'rfa_unfold_conv2d']
+__all__ = ["rfa_conv2d", "rfa_unfold_conv2d"]

@@ -1,8 +1,11 @@
 """RFCAConv: coordinate attention on receptive-field features."""
 
-from mmrfa.ops.dispatch import operator
-from mmrfa.ops.rfca import reference
+from mmrfa.ops.dispatch import Backend, operator
+from mmrfa.ops.rfca import fused, reference
 
-rfca_conv2d = operator(reference.rfca_conv2d)
+rfca_conv2d = operator(
+    reference.rfca_conv2d,
+    fused=Backend(fused.rfca_conv2d, fused.supports),
+)
 
-__all__ = ['rfca_conv2d']
+__all__ = ["rfca_conv2d"]

@@ -1,8 +1,11 @@
 """RFCBAMConv: CBAM attention on receptive-field features."""
 
-from mmrfa.ops.dispatch import operator
-from mmrfa.ops.rfcbam import reference
+from mmrfa.ops.dispatch import Backend, operator
+from mmrfa.ops.rfcbam import fused, reference
 
-rfcbam_conv2d = operator(reference.rfcbam_conv2d)
+rfcbam_conv2d = operator(
+    reference.rfcbam_conv2d,
+    fused=Backend(fused.rfcbam_conv2d, fused.supports),
+)
 
-__all__ = ['rfcbam_conv2d']
+__all__ = ["rfcbam_conv2d"]

@@ -1,0 +1,100 @@
+"""What the `fused` forms share: no shuffle, nothing of size C*K kept.
+
+A convolution with kernel = stride on the spread features is a 1x1
+convolution on the features themselves, so they never need to be spread.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmrfa.ops.norm import PureNorm, fold_norm
+from mmrfa.ops.receptive_field import Pair
+from mmrfa.ops.recompute import recompute
+
+
+def sum_over_taps(
+    y: Tensor, weight: Tensor, bias: Tensor | None, groups: int
+) -> Tensor:
+    """The last convolution, on features that were not spread.
+
+    Args:
+        y (Tensor): (N, C, K, Ho, Wo).
+        weight (Tensor): (O, C / groups, kh, kw).
+        bias (Tensor | None): (O,).
+        groups (int): as in ``F.conv2d``.
+
+    Returns:
+        Tensor: (N, O, Ho, Wo), equal to the kernel = stride convolution on
+        ``spread(y)``.
+    """
+    flat = weight.flatten(1)[:, :, None, None]
+    return F.conv2d(y.flatten(1, 2), flat, bias, groups=groups)
+
+
+def mean_pool(
+    x: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Mean of every receptive field, padding counted as zeros.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        kernel_size, stride, padding, dilation (tuple[int, int]): in pixels.
+
+    Returns:
+        Tensor: (N, C, Ho, Wo), ``receptive_field(x, ...).mean(2)``.
+    """
+    small = all(2 * p <= k for p, k in zip(padding, kernel_size))
+    if dilation == (1, 1) and small:
+        return F.avg_pool2d(x, kernel_size, stride, padding)
+    channels = x.size(1)
+    taps = kernel_size[0] * kernel_size[1]
+    weight = x.new_full((channels, 1, *kernel_size), 1 / taps)
+    return F.conv2d(x, weight, None, stride, padding, dilation, groups=channels)
+
+
+def with_features(
+    run: Callable[..., Tensor],
+    x: Tensor,
+    feature_weight: Tensor,
+    feature_bias: Tensor | None,
+    norm: nn.Module,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    *params: Tensor,
+) -> Tensor:
+    """Run a function of the receptive-field features, keeping only ``x``.
+
+    The features are computed once more in backward; batch norm's running
+    statistics move once.
+
+    Args:
+        run (Callable): ``run(x, features, *params)`` with features
+            (N, C, K, Ho, Wo); it may close over what is not differentiated.
+        x (Tensor): (N, C, H, W).
+        feature_weight, feature_bias, norm, stride, padding, dilation: as in
+            ``receptive_field_features``.
+        *params (Tensor): further inputs that ``run`` differentiates.
+
+    Returns:
+        Tensor: what ``run`` returns.
+    """
+    channels = x.size(1)
+    geometry = (stride, padding, dilation, channels)
+    shape = (channels, feature_weight.size(0) // channels)
+    pure_norm = PureNorm(norm)
+    weight, bias = feature_weight, feature_bias
+    if not pure_norm.training:
+        weight, bias = fold_norm(norm, weight, bias)
+
+    def features(x: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
+        y = F.conv2d(x, weight, bias, *geometry)
+        if pure_norm.training:
+            y = pure_norm(y)
+        return run(x, y.relu().unflatten(1, shape), *rest)
+
+    result = recompute(features, x, weight, *params)
+    pure_norm.update()
+    return result

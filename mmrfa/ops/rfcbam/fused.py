@@ -1,0 +1,79 @@
+"""RFCBAMConv in stock PyTorch without the shuffle; any device and dtype."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmrfa.ops.fused import sum_over_taps, with_features
+from mmrfa.ops.gates import channel_gate
+from mmrfa.ops.norm import unsupported_norm
+from mmrfa.ops.receptive_field import Pair, spread
+
+
+def supports(
+    x: Tensor, feature_weight: Tensor, norm: Callable, *args, **kwargs
+) -> str | None:
+    """None when :func:`rfcbam_conv2d` can run, else why not."""
+    return unsupported_norm(norm)
+
+
+def rfcbam_conv2d(
+    x: Tensor,
+    feature_weight: Tensor,
+    norm: nn.Module,
+    squeeze: Tensor,
+    expand: Tensor,
+    spatial_weight: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int = 1,
+    feature_bias: Tensor | None = None,
+) -> Tensor:
+    """Compute ``reference.rfcbam_conv2d``, keeping only ``x``.
+
+    Only the two pooled maps are spread; the gate made of them comes back to
+    the layout of the features.
+    """
+    kh, kw = kernel_size = weight.shape[2:]
+
+    def run(
+        x: Tensor,
+        features: Tensor,
+        squeeze: Tensor,
+        expand: Tensor,
+        spatial_weight: Tensor,
+        weight: Tensor,
+    ) -> Tensor:
+        pooled = torch.stack([features.amax(1), features.mean(1)], 1)
+        score = F.conv2d(
+            spread(pooled, kernel_size),
+            spatial_weight,
+            padding=spatial_weight.size(-1) // 2,
+        )
+        n, _, height, width = score.shape
+        spatial = score.view(n, height // kh, kh, width // kw, kw)
+        spatial = spatial.permute(0, 2, 4, 1, 3).flatten(1, 2).sigmoid()
+        channel = channel_gate(x, squeeze, expand, max_pool=False)
+        weighted = features * channel.unsqueeze(2)
+        weighted = weighted * spatial.unsqueeze(1)
+        return sum_over_taps(weighted, weight, bias, groups)
+
+    return with_features(
+        run,
+        x,
+        feature_weight,
+        feature_bias,
+        norm,
+        stride,
+        padding,
+        dilation,
+        squeeze,
+        expand,
+        spatial_weight,
+        weight,
+    )

@@ -1,0 +1,210 @@
+"""Every faster form against the reference: output, gradients, buffers."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import mmrfa.ops
+from mmrfa.layers import RFAConv, RFCAConv, RFCBAMConv
+from mmrfa.ops import use_backend
+from mmrfa.testing import assert_no_worse, runnable_backends
+
+OPERATORS = {
+    RFAConv: mmrfa.ops.rfa_conv2d,
+    RFCBAMConv: mmrfa.ops.rfcbam_conv2d,
+    RFCAConv: mmrfa.ops.rfca_conv2d,
+}
+PAIRS = [
+    pytest.param(layer, backend, id=f"{layer.__name__}-{backend}")
+    for layer, operator in OPERATORS.items()
+    for backend in runnable_backends(operator)
+    if backend != "reference"
+]
+every_form = pytest.mark.parametrize(("layer", "backend"), PAIRS)
+# (N, C, O, H, W), kernel, stride, padding, dilation, groups
+CASES = [
+    ((2, 6, 8, 9, 11), 3, 1, 1, 1, 1),
+    ((1, 5, 3, 7, 6), 3, 2, 1, 1, 1),
+    ((2, 4, 6, 11, 13), 3, 1, 2, 2, 2),
+    ((1, 3, 4, 12, 12), 3, 2, 4, 4, 1),
+    ((2, 1, 1, 6, 5), 5, 1, 2, 1, 1),
+    ((2, 3, 2, 9, 8), 7, 2, 3, 1, 1),
+    ((3, 4, 4, 5, 4), 1, 1, 0, 1, 1),
+    ((2, 3, 4, 8, 7), (1, 3), (2, 1), (0, 2), (1, 2), 1),
+    ((2, 3, 4, 6, 6), 2, 1, 1, 1, 1),
+    ((1, 2, 2, 4, 4), 3, 1, 3, 1, 1),
+    ((2, 17, 5, 3, 33), 3, 1, 1, 1, 1),
+    ((1, 4, 4, 3, 3), 3, 1, 0, 1, 1),
+]
+TRAIN = dict(training=True)
+MODES = {
+    "train": TRAIN,
+    "cumulative": dict(training=True, momentum=None),
+    "eval": dict(training=False),
+}
+
+
+def make(layer, case, training, momentum=0.1):
+    (_, inputs, outputs, _, _), *geometry = case
+    torch.manual_seed(0)
+    module = layer(inputs, outputs, *geometry)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = momentum
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.uniform_(norm.bias, -0.5, 0.5)
+            nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+    return module.train(training)
+
+
+def run(module, x, backend, dtype):
+    """Output, every gradient and every buffer of two steps."""
+    module = copy.deepcopy(module).to(dtype)
+    with use_backend(backend):
+        for _ in range(2):
+            x = x.detach().to(dtype).requires_grad_()
+            y = module(x)
+            weight = torch.linspace(-1, 2, y.numel()).view(y.shape).to(dtype)
+            (y * weight).sum().backward()
+    found = {"output": y.detach(), "x": x.grad}
+    found |= {f"grad {k}": p.grad for k, p in module.named_parameters()}
+    return found | dict(module.named_buffers())
+
+
+def check(layer, case, mode, backend, dtype):
+    module = make(layer, case, **MODES[mode])
+    n, c, _, height, width = case[0]
+    x = torch.randn(n, c, height, width)
+    exact = run(module, x, "reference", torch.float64)
+    theirs = run(module, x, "reference", dtype)
+    ours = run(module, x, backend, dtype)
+    assert ours.keys() == exact.keys()
+    for name in exact:
+        if "num_batches" in name:
+            assert ours[name] == exact[name]
+        else:
+            assert_no_worse(name, ours[name], theirs[name], exact[name])
+
+
+@every_form
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matches_reference(layer, backend, case, mode):
+    check(layer, case, mode, backend, torch.float32)
+
+
+@every_form
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("geometry", [(3, 1, 1, 1, 1), (3, 2, 2, 2, 2)])
+def test_matches_reference_in_bfloat16(layer, backend, geometry, mode):
+    """On more values: a ReLU that rounding flips then weighs little."""
+    case = ((2, 16, 12, 23, 22), *geometry)
+    check(layer, case, mode, backend, torch.bfloat16)
+
+
+@every_form
+def test_float64_matches_to_the_last_digits(layer, backend):
+    for mode in (True, False):
+        module = make(layer, CASES[2], mode)
+        x = torch.randn(2, 4, 11, 13)
+        exact = run(module, x, "reference", torch.float64)
+        ours = run(module, x, backend, torch.float64)
+        for name in exact:
+            torch.testing.assert_close(ours[name], exact[name], msg=name)
+
+
+@every_form
+def test_uninitialised_memory_does_not_matter(layer, backend, monkeypatch):
+    module = make(layer, CASES[0], True)
+    x = torch.randn(2, 6, 9, 11)
+    expected = run(module, x, backend, torch.float32)
+    for name in ("empty", "empty_like", "empty_strided"):
+        plain = getattr(torch, name)
+
+        def poisoned(*args, plain=plain, **kwargs):
+            out = plain(*args, **kwargs)
+            return out.fill_(float("nan")) if out.is_floating_point() else out
+
+        monkeypatch.setattr(torch, name, poisoned)
+    ours = run(module, x, backend, torch.float32)
+    for name in expected:
+        torch.testing.assert_close(ours[name], expected[name], msg=name)
+
+
+@every_form
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_keeps_only_the_input_for_backward(layer, backend, training):
+    """Nothing of size C*K*Ho*Wo lives between forward and backward."""
+    module = layer(8, 8, 3, padding=1).train(training)
+    x = torch.randn(1, 8, 32, 32, requires_grad=True)
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.numel())
+        return tensor
+
+    with use_backend(backend):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            module(x)
+    kept = sum(size for size in sizes if size >= x.numel())
+    assert kept <= 2 * x.numel()
+    with use_backend("reference"):
+        sizes.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            module(x)
+    assert sum(sizes) > 4 * 9 * x.numel()  # what the literal form keeps
+
+
+@every_form
+def test_input_modified_in_place_is_refused(layer, backend):
+    module = make(layer, CASES[0], True)
+    leaf = torch.randn(2, 6, 9, 11, requires_grad=True)
+    x = leaf * 2
+    with use_backend(backend):
+        y = module(x)
+    with torch.no_grad():
+        x.add_(1)
+    with pytest.raises(RuntimeError, match="in-?place"):
+        y.sum().backward()
+
+
+@every_form
+def test_works_inside_checkpoint_and_autocast(layer, backend):
+    from torch.utils.checkpoint import checkpoint
+
+    module = make(layer, CASES[0], False)
+    x = torch.randn(2, 6, 9, 11, requires_grad=True)
+    with use_backend(backend):
+        expected = module(x)
+        got = checkpoint(module, x, use_reentrant=False)
+        torch.testing.assert_close(got, expected)
+        (gradient,) = torch.autograd.grad(got.sum(), x)
+        (direct,) = torch.autograd.grad(expected.sum(), x)
+        torch.testing.assert_close(gradient, direct)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = module(x)
+        assert mixed.dtype == torch.bfloat16
+        mixed.float().sum().backward()
+    assert (mixed - expected).norm() < 0.05 * expected.norm()
+    assert (x.grad - direct).norm() < 0.1 * direct.norm()
+
+
+@every_form
+def test_double_backward(layer, backend):
+    module = make(layer, ((1, 2, 2, 3, 3), 3, 1, 1, 1, 1), False).double()
+    x = torch.randn(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    with use_backend(backend):
+        assert torch.autograd.gradgradcheck(module, (x,))
+
+
+@every_form
+def test_sync_batch_norm_goes_to_the_reference(layer, backend):
+    module = layer(4, 4, 3, norm_cfg=dict(type="SyncBN")).eval()
+    x = torch.randn(1, 4, 5, 5)
+    assert module(x).shape == (1, 4, 3, 3)
+    with use_backend(backend):
+        with pytest.raises(RuntimeError, match="BatchNorm2d.*SyncBatchNorm"):
+            module(x)
