@@ -1,11 +1,14 @@
 """Counting parameters and operations, MMEngine's way and the paper's."""
 
 import logging
+from functools import partial
+from inspect import signature
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
+from mmrfa.errors import InputError
 from mmrfa.ops import use_backend
 from mmrfa.utils.paper_tables import paper_table
 
@@ -99,11 +102,21 @@ def count(
         as_published (bool): count as the paper does. Defaults to False.
 
     Returns:
-        tuple[int, float]: parameters, operations.
+        tuple[int, float]: parameters, operations. Those of a second stage
+        depend on how many proposals the random weights make.
+
+    Raises:
+        InputError: the model does not run on an image of this shape.
     """
     from mmengine.analysis import FlopAnalyzer
+    from mmengine.structures import BaseDataElement
 
     model.eval()
+    if 'data_samples' in signature(model.forward).parameters:
+        # Detectors of two stages ask for the size of the image.
+        sizes = dict.fromkeys(('img_shape', 'batch_input_shape'), shape[1:])
+        sample = BaseDataElement(metainfo=dict(sizes, scale_factor=(1, 1)))
+        model.forward = partial(model.forward, data_samples=[sample])
     # It warns about every kind of operation that counts nothing.
     logging.getLogger('mmengine').setLevel(logging.ERROR)
     with torch.no_grad(), use_backend('reference'):
@@ -113,7 +126,13 @@ def count(
         if as_published:
             for kind, handle in _PUBLISHED.items():
                 analyzer.set_op_handle(kind, handle)
-        flops = analyzer.total()
+        try:
+            flops = analyzer.total()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f'{type(model).__name__}: cannot run on an image of '
+                f'{shape[1]} x {shape[2]}: {error}'
+            ) from error
     return sum(p.numel() for p in model.parameters()), flops
 
 
