@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parents[1] / 'configs'
 FILES = sorted(
     path.relative_to(CONFIGS).as_posix()
     for path in CONFIGS.rglob('*.py')
-    if not {'_base_', 'demo'} & set(path.relative_to(CONFIGS).parts)
+    if not {*path.relative_to(CONFIGS).parts} & {'_base_', 'demo', 'imagenet'}
 )
 ZOO = [name for name in FILES if '/' in name]
 VARIANTS = [name for name in ZOO if re.search(r'_r\d+-(?!d\d)', name)]

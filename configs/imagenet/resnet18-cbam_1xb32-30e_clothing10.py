@@ -1,0 +1,2 @@
+_base_ = './resnet18_1xb32-30e_clothing10.py'
+model = dict(backbone=dict(attention_conv=dict(type='CBAMConv')))
