@@ -135,6 +135,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help='set by older launchers',
     )
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-checkpoint``.
+
+    Args:
+        parser (ArgumentParser): of the tool.
+    """
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',

@@ -1,0 +1,1 @@
+"""Checkpoints of other networks as starting points of ours."""
