@@ -1,0 +1,60 @@
+"""Calling the tools in this process; a run that many tests start from."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tool_calls import TINY_SEG, TOOLS, run_script
+
+from mmrfa.utils.cli import run_tool
+
+
+def forget_instances() -> None:
+    """Drop the loggers and visualizers that MMEngine keeps by name."""
+    from mmengine.utils import ManagerMixin
+
+    kinds = [ManagerMixin]
+    while kinds:
+        kind = kinds.pop()
+        kind._instance_dict.clear()
+        kinds += kind.__subclasses__()
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, sample_root: Path
+) -> Callable[..., int]:
+    """``call('train.py', ...)``: run a tool here; returns its exit status."""
+    monkeypatch.setenv('MMRFA_DATA_ROOT', str(sample_root))
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.delenv('MMRFA_TRUST_CHECKPOINT', raising=False)
+
+    def run(tool: str, *arguments: object) -> int:
+        spec = importlib.util.spec_from_file_location('tool', TOOLS / tool)
+        module = importlib.util.module_from_spec(spec)
+        forget_instances()
+        spec.loader.exec_module(module)
+        return run_tool(lambda: module.main([str(a) for a in arguments]))
+
+    yield run
+    os.environ.pop('MMRFA_TRUST_CHECKPOINT', None)
+
+
+@pytest.fixture(scope='session')
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, sample_root: Path
+) -> Path:
+    """Work dir of six iterations on the sample, made by the command line."""
+    folder = tmp_path_factory.mktemp('trained')
+    done = run_script(
+        'train.py',
+        TINY_SEG,
+        '--work-dir',
+        'run',
+        cwd=folder,
+        MMRFA_DATA_ROOT=sample_root,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / 'run'

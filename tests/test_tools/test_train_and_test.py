@@ -1,0 +1,155 @@
+"""Training, resuming and testing on the sample."""
+
+import json
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from tool_calls import TINY_SEG, run_script
+
+
+def losses(work_dir: Path) -> dict[int, float]:
+    """Loss by iteration, from the log that the latest run wrote."""
+    log = sorted(work_dir.glob('*/vis_data/scalars.json'))[-1]
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return {row['step']: row['loss'] for row in rows if 'loss' in row}
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, weights_only=False)
+
+
+def test_trains_from_any_folder(trained: Path) -> None:
+    loss = losses(trained)
+    assert list(loss) == [1, 2, 3, 4, 5, 6]
+    assert all(map(math.isfinite, loss.values()))
+    assert loss[6] < loss[1]
+    assert {p.name for p in trained.glob('*.pth')} == {
+        'iter_3.pth',
+        'iter_6.pth',
+    }
+    first, last = load(trained / 'iter_3.pth'), load(trained / 'iter_6.pth')
+    name = 'decode_head.conv_seg.weight'
+    assert not torch.equal(first['state_dict'][name], last['state_dict'][name])
+
+
+@pytest.mark.parametrize('how', ['auto', 'file'])
+def test_resume_continues(call, trained, tmp_path, how) -> None:
+    checkpoint = trained / 'iter_6.pth'
+    if how == 'auto':
+        (tmp_path / 'last_checkpoint').write_text(str(checkpoint))
+    resume = ['--resume'] + [checkpoint] * (how == 'file')
+    options = ['train_cfg.max_iters=8', 'train_cfg.val_interval=100']
+    status = call(
+        'train.py', TINY_SEG, '--work-dir', tmp_path, *resume,
+        '--cfg-options', *options,
+    )  # fmt: skip
+    assert status == 0
+    assert list(losses(tmp_path)) == [7, 8]
+    written = load(tmp_path / 'iter_8.pth')
+    assert written['meta']['iter'] == 8
+    steps = {s['step'].item() for s in written['optimizer']['state'].values()}
+    assert steps == {8.0}
+
+
+def test_scales_the_learning_rate(call, tmp_path) -> None:
+    """Batch 4 where the config states 8: half the rate."""
+    status = call(
+        'train.py', TINY_SEG, '--work-dir', tmp_path, '--auto-scale-lr',
+        '--cfg-options', 'train_cfg.max_iters=1', 'param_scheduler=[]',
+        'train_cfg.val_interval=100', 'default_hooks.checkpoint.interval=1',
+    )  # fmt: skip
+    assert status == 0
+    groups = load(tmp_path / 'iter_1.pth')['optimizer']['param_groups']
+    assert {group['lr'] for group in groups} == {5e-4}
+
+
+def test_tests_dumps_and_draws(call, trained, tmp_path) -> None:
+    predictions = {}
+    for name, options in {'plain': (), 'tta': ('--tta',)}.items():
+        out = tmp_path / f'{name}.pkl'
+        pictures = tmp_path / f'{name}_pictures'
+        status = call(
+            'test.py', TINY_SEG, trained / 'iter_6.pth',
+            '--work-dir', tmp_path / name, '--out', out,
+            '--show-dir', pictures, *options,
+        )  # fmt: skip
+        assert status == 0
+        assert len(list(pictures.rglob('*.png'))) == 4
+        predictions[name] = pickle.loads(out.read_bytes())
+        assert len(predictions[name]) == 4
+    for plain, tta in zip(*predictions.values(), strict=True):
+        assert plain['img_path'] == tta['img_path']
+        assert plain['pred_sem_seg']['data'].shape == (1, 96, 96)
+        assert not torch.equal(
+            plain['seg_logits']['data'], tta['seg_logits']['data']
+        )
+
+
+def test_two_processes_on_cpu(tmp_path, sample_root) -> None:
+    done = run_script(
+        'dist_train.sh', TINY_SEG, 2, '--work-dir', 'run', '--cfg-options',
+        'train_cfg.max_iters=2', 'default_hooks.checkpoint.interval=2',
+        cwd=tmp_path, MMRFA_DATA_ROOT=sample_root,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert 'GPU number: 2' in done.stdout
+    assert 'SyncBN became BN in 2 places' in done.stdout
+    assert [p.name for p in tmp_path.rglob('*.pth')] == ['iter_2.pth']
+    loss = losses(tmp_path / 'run')
+    assert list(loss) == [1, 2] and all(map(math.isfinite, loss.values()))
+
+    tested = run_script(
+        'dist_test.sh', TINY_SEG, 'run/iter_2.pth', 2, '--work-dir', 'run',
+        '--out', 'out.pkl', cwd=tmp_path, MMRFA_DATA_ROOT=sample_root,
+    )  # fmt: skip
+    assert tested.returncode == 0, tested.stderr
+    # Each process saw half of the images; the file holds them all, in order.
+    results = pickle.loads((tmp_path / 'out.pkl').read_bytes())
+    names = [Path(result['img_path']).name for result in results]
+    assert len(names) == 4 and names == sorted(set(names))
+
+
+@pytest.mark.parametrize(
+    ('tool', 'arguments'),
+    [
+        ('dist_train.sh', ['config.py']),
+        ('dist_train.sh', ['config.py', 'two']),
+        ('dist_test.sh', ['config.py', '2']),
+        ('slurm_train.sh', ['partition']),
+        ('slurm_test.sh', ['partition', 'job', 'config.py']),
+    ],
+)
+def test_scripts_say_what_they_need(tool, arguments, tmp_path) -> None:
+    done = run_script(tool, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith('error: expected ')
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_slurm_starts_one_task_per_gpu(tmp_path) -> None:
+    """A stand-in for srun shows what would be started."""
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    path = f'{tmp_path}:/usr/bin:/bin'
+    done = run_script(
+        'slurm_test.sh', 'part', 'job', 'config.py', 'a.pth', '--out', 'o.pkl',
+        cwd=tmp_path, PATH=path, GPUS=16,
+    )  # fmt: skip
+    words = done.stdout.splitlines()
+    assert {'--ntasks=16', '--ntasks-per-node=8', '--gres=gpu:8'} < set(words)
+    at = words.index('config.py')
+    assert words[at - 1].endswith('tools/test.py')
+    assert words[at:] == [
+        'config.py', 'a.pth', '--out', 'o.pkl', '--launcher', 'slurm',
+    ]  # fmt: skip
+
+
+def test_tools_need_no_repository(tmp_path) -> None:
+    """The help of each tool works from another folder."""
+    for tool in ('train.py', 'test.py', 'misc/print_config.py'):
+        done = run_script(tool, '--help', cwd=tmp_path)
+        assert done.returncode == 0 and '--cfg-options' in done.stdout
