@@ -25,7 +25,7 @@ def require_packages() -> None:
     Raises:
         InputError: one is missing, does not fit, or fails to import.
     """
-    _import('mmrfa.models')
+    import_package('mmrfa.models')
     try:
         # MMEngine's report of the environment imports it where it is there.
         importlib.import_module('torchvision')
@@ -38,7 +38,17 @@ def require_packages() -> None:
         ) from error
 
 
-def _import(module: str, distribution: str | None = None) -> None:
+def import_package(module: str, distribution: str | None = None) -> None:
+    """Import a module of an OpenMMLab package.
+
+    Args:
+        module (str): its name.
+        distribution (str | None): what to install for it, if it has another
+            name. Defaults to None.
+
+    Raises:
+        InputError: it is missing, needs mmcv's compiled operators, or fails.
+    """
     try:
         importlib.import_module(module)
     except ImportError as error:
@@ -49,8 +59,8 @@ def _import(module: str, distribution: str | None = None) -> None:
             ) from error
         if error.name is not None and error.name in module:
             raise InputError(
-                f'the config needs package {distribution or module}, which '
-                'is not installed; pip install "mmrfa[all]"'
+                f'{module} needs package {distribution or module}, which is '
+                'not installed; pip install "mmrfa[all]"'
             ) from error
         if str(error).startswith('mmrfa'):  # our own check of the packages
             raise InputError(str(error)) from error
@@ -133,7 +143,7 @@ def import_scope(config: 'Config') -> None:
 
     scope = config.get('default_scope') or 'mmengine'
     if scope in PACKAGES:
-        _import(f'{scope}.models', PACKAGES[scope])
+        import_package(f'{scope}.models', PACKAGES[scope])
     init_default_scope(scope)
 
 

@@ -179,7 +179,7 @@ class RFAResNet(ResNet):
                 f'entries, one per stage, got {stage_with_attention_conv!r}'
             )
         if attention_conv is not None:
-            _check_operator(attention_conv)
+            check_operator(attention_conv)
             norm_cfg = kwargs.get('norm_cfg', dict(type='BN'))
             attention_conv = {'norm_cfg': norm_cfg, **attention_conv}
         # Plain values, read by make_res_layer while the base class builds.
@@ -264,7 +264,15 @@ class RFAResNetV1c(RFAResNet):
         super().__init__(depth, deep_stem=True, avg_down=False, **kwargs)
 
 
-def _check_operator(cfg: dict) -> None:
+def check_operator(cfg: dict) -> None:
+    """Refuse what is no operator of the family.
+
+    Args:
+        cfg (dict): value of ``attention_conv``.
+
+    Raises:
+        InputError: not a dict, or its ``type`` is another.
+    """
     known = ', '.join(operator.__name__ for operator in OPERATORS)
     kind = cfg.get('type') if isinstance(cfg, dict) else None
     found = MODELS.get(kind) if isinstance(kind, str) else kind
