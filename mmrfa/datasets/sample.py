@@ -111,12 +111,12 @@ def draw_scene(
         label of ``CLASSES`` with the boolean H x W mask of what is seen of
         it; the masks do not overlap.
     """
-    image = rng.uniform(60, 190, 3) + _texture(rng, size, 45, colours=3)
+    image = rng.uniform(80, 170, 3) + _texture(rng, size, 40, colours=3)
     objects: list[tuple[int, np.ndarray]] = []
     for _ in range(rng.integers(2, 5)):
         label = int(rng.integers(1, len(CLASSES)))
         inside = _shape(rng, label, size)
-        colour = np.add(_COLOURS[label], rng.normal(0, 22, 3))
+        colour = np.add(_COLOURS[label], rng.normal(0, 18, 3))
         surface = colour * rng.uniform(0.75, 1.15)
         surface = surface + _texture(rng, size, 20, colours=1)
         image = np.where(inside[..., None], surface, image)
@@ -141,7 +141,7 @@ def _texture(
 
 def _shape(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     """Boolean mask of a ball, book or kite, turned and placed at random."""
-    radius = rng.uniform(0.12, 0.24) * size
+    radius = rng.uniform(0.15, 0.28) * size
     cx, cy = rng.uniform(0.15, 0.85, 2) * size
     angle = rng.uniform(0, np.pi)
     y, x = np.mgrid[:size, :size] + 0.5
