@@ -80,7 +80,8 @@ def _mmengine_globals() -> AbstractContextManager:
         for name in ('_reconstruct', 'scalar'):
             function = getattr(core.multiarray, name)
             allowed.add((function, f'{package}.multiarray.{name}'))
-    allowed |= {np.ndarray, np.dtype, slice}
+    # NumPy writes the content of an empty array as a call of bytes.
+    allowed |= {np.ndarray, np.dtype, slice, bytes}
     try:
         from mmengine.logging import HistoryBuffer
     except ImportError:

@@ -106,8 +106,11 @@ def build_model(config: 'Config') -> 'nn.Module':
     """
     from mmengine.registry import MODELS
 
-    if 'model' not in config:
-        raise InputError(f'config {config.filename}: expected a model in it')
+    if not isinstance(config.get('model'), dict):
+        raise InputError(
+            f'config {config.filename}: expected a model, a dict, in it, got '
+            f'{config.get("model")!r}'
+        )
     model = config.model.copy()
     if config.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', config.data_preprocessor)

@@ -83,7 +83,8 @@ def test_config_file(fails, tmp_path, name, content, expected) -> None:
         (BACKBONE + 'type=RFAResNett', ['RFAResNett is not in the']),
         (BACKBONE + 'deph=18', ['deph']),
         (BACKBONE, ['KEY=VALUE']),
-        ('model=3', ['--cfg-options', str(TINY_SEG)]),
+        ('model=3', ['expected a model', 'got 3']),
+        ('param_scheduler.7.type=a', ['--cfg-options', str(TINY_SEG)]),
     ],
 )
 def test_option(fails, option, expected) -> None:
