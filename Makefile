@@ -1,0 +1,58 @@
+# make demo | make test | make help
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+# TORCH='torch==2.12.0' chooses the torch to install; empty: requirements/
+TORCH ?=
+MIN_MIOU ?= 80
+
+ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+VENV := $(ROOT)/.venv/bin
+BOOTSTRAP = cd '$(ROOT)' && '$(PYTHON)' scripts/bootstrap.py --torch '$(TORCH)'
+DEMO_CONFIG := configs/demo/deeplabv3plus_r18-rfa-d16_1xb8-300_sample-96x96.py
+DEMO := work_dirs/demo
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help base ops demo test lint clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1  /p' '$(ROOT)/Makefile' \
+	  | expand -t 16
+
+base: ## install segmentation into .venv (no compiler needed)
+	@$(BOOTSTRAP) base
+
+ops: ## base, detection and mmcv's compiled operators
+	@$(BOOTSTRAP) ops
+
+# The run is made aside: one that fails leaves the last good one in place.
+demo: base ## train, test and show a small network on generated data
+	@cd '$(ROOT)'; rm -rf $(DEMO).new; \
+	export MMRFA_DATA_ROOT='$(ROOT)/data/sample'; PATH='$(VENV)':"$$PATH"; \
+	set -x; \
+	python tools/dataset_converters/make_sample.py data/sample; \
+	python tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO).new; \
+	python tools/test.py $(DEMO_CONFIG) $(DEMO).new/iter_300.pth \
+	  --work-dir $(DEMO).new/test --out $(DEMO).new/predictions.pkl; \
+	python tools/analysis_tools/plot_curves.py $(DEMO).new; \
+	python tools/analysis_tools/show_predictions.py $(DEMO_CONFIG) \
+	  $(DEMO).new/predictions.pkl $(DEMO).new/pictures; \
+	rm -rf $(DEMO).old; \
+	if [ -e $(DEMO) ]; then mv $(DEMO) $(DEMO).old; fi; \
+	mv $(DEMO).new $(DEMO); rm -rf $(DEMO).old; \
+	{ set +x; } 2>/dev/null; \
+	python scripts/demo_result.py $(DEMO) --min-miou $(MIN_MIOU)
+
+test: ## install what tests need, then run all of them
+	@$(BOOTSTRAP) test
+	@cd '$(ROOT)'; '$(VENV)/python' -m pytest $(PYTEST_ARGS)
+
+lint: ## ruff and codespell
+	@$(BOOTSTRAP) lint
+	@cd '$(ROOT)'; '$(VENV)/ruff' check; '$(VENV)/ruff' format --check; \
+	'$(VENV)/codespell'
+
+clean: ## remove .venv and caches; data and work_dirs stay
+	@cd '$(ROOT)'; rm -rf .venv .pytest_cache .ruff_cache build dist mmrfa/.mim; \
+	find . -name __pycache__ -prune -exec rm -rf {} +
