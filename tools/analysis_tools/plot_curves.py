@@ -1,0 +1,96 @@
+"""Draw the loss and metric curves of a run from MMEngine's log."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mmrfa.errors import InputError
+from mmrfa.utils.cli import run_tool
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the tool.
+
+    Args:
+        argv (list[str] | None): arguments; None reads the command line.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dir', help='work dir of the run')
+    parser.add_argument(
+        '--metrics',
+        nargs='+',
+        default=['mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP', 'accuracy/top1'],
+        help='which validation metrics, where the log has them',
+    )
+    parser.add_argument('--out', help='picture (default: WORK_DIR/curves.png)')
+    args = parser.parse_args(argv)
+    losses, metrics = read_curves(Path(args.work_dir), args.metrics)
+    out = Path(args.out or Path(args.work_dir) / 'curves.png')
+    draw_curves(losses, metrics, out)
+    print(f'curves: {out}')
+
+
+def read_curves(
+    work_dir: Path, wanted: list[str]
+) -> tuple[list[tuple], dict[str, list[tuple]]]:
+    """Read the newest training log of a work dir.
+
+    Args:
+        work_dir (Path): as given to ``tools/train.py``.
+        wanted (list[str]): names of validation metrics.
+
+    Returns:
+        tuple: ``(step, loss)`` pairs, and for each metric that the log has
+        its ``(step, value)`` pairs. A step is what the run counts, iterations
+        or epochs.
+
+    Raises:
+        InputError: no training log in that folder.
+    """
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True)
+    for file in files:
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        losses = [(r['step'], r['loss']) for r in records if 'loss' in r]
+        if losses:
+            metrics = {
+                name: [(r['step'], r[name]) for r in records if name in r]
+                for name in wanted
+            }
+            return losses, {k: v for k, v in metrics.items() if v}
+    raise InputError(
+        f'work dir: expected */vis_data/scalars.json with losses in '
+        f'{work_dir}, found {len(files)} logs without any'
+    )
+
+
+def draw_curves(
+    losses: list[tuple], metrics: dict[str, list[tuple]], out: Path
+) -> None:
+    """Draw the loss, and beside it each metric.
+
+    Args:
+        losses (list[tuple]): pairs of :func:`read_curves`.
+        metrics (dict): pairs of :func:`read_curves`, by name.
+        out (Path): picture to write.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    curves = {'training loss': losses, **metrics}
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(4.5 * len(curves), 3.2), squeeze=False
+    )
+    for axis, (name, points) in zip(axes[0], curves.items()):
+        axis.plot(*zip(*points), marker='.')
+        axis.set(title=name, xlabel='step')
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(out, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))

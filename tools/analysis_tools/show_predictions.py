@@ -1,0 +1,152 @@
+"""Put segmentation predictions beside the truth.
+
+Takes the file that ``tools/test.py --out`` writes; one picture per image:
+the photograph, the truth, the prediction.
+"""
+
+import argparse
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mmrfa.errors import InputError
+from mmrfa.utils.cli import add_config_arguments, run_tool
+from mmrfa.utils.config import load_config
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the tool.
+
+    Args:
+        argv (list[str] | None): arguments; None reads the command line.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_config_arguments(parser)
+    parser.add_argument('predictions', help='file of tools/test.py --out')
+    parser.add_argument('out', help='folder to write')
+    parser.add_argument(
+        '--num', type=int, default=12, help='how many images (default: 12)'
+    )
+    args = parser.parse_args(argv)
+    classes, palette = names_and_colours(
+        load_config(args.config, args.cfg_options)
+    )
+    results = read_predictions(args.predictions)[: args.num]
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    for result in results:
+        name = Path(result['img_path']).stem + '.png'
+        draw(result, classes, palette, Path(args.out) / name)
+    print(f'{len(results)} pictures: {args.out}')
+
+
+def names_and_colours(config) -> tuple[list[str], list[list[int]]]:
+    """Class names and colours of the test data.
+
+    Args:
+        config (Config): of the run.
+
+    Returns:
+        tuple: one name and one RGB colour per class.
+
+    Raises:
+        InputError: the data set has none, so it is not for segmentation.
+    """
+    from mmengine.registry import DATASETS, init_default_scope
+
+    init_default_scope(config.get('default_scope', 'mmseg'))
+    dataset = config.test_dataloader.dataset
+    meta = dict(getattr(DATASETS.get(dataset.type), 'METAINFO', {}))
+    meta.update(dataset.get('metainfo', {}))
+    if not meta.get('classes') or not meta.get('palette'):
+        raise InputError(
+            'test data: expected classes and a palette, as segmentation has '
+            f'them, got {dataset.type} without'
+        )
+    return meta['classes'], meta['palette']
+
+
+def read_predictions(path: str) -> list[dict]:
+    """Read what ``tools/test.py --out`` wrote.
+
+    Args:
+        path (str): the file; only open one you made, it can hold code.
+
+    Returns:
+        list[dict]: per image ``img_path``, ``gt_sem_seg``, ``pred_sem_seg``.
+
+    Raises:
+        InputError: no such file, or not of a segmentation test.
+    """
+    try:
+        with open(path, 'rb') as file:
+            results = pickle.load(file)
+    except (OSError, pickle.UnpicklingError, EOFError) as error:
+        raise InputError(
+            f'predictions: expected a file of tools/test.py --out, got {path} '
+            f'({error})'
+        ) from error
+    wanted = {'img_path', 'gt_sem_seg', 'pred_sem_seg'}
+    if not isinstance(results, list) or not all(
+        isinstance(r, dict) and wanted <= r.keys() for r in results
+    ):
+        raise InputError(
+            'predictions: expected those of a segmentation test with truth, '
+            f'got others in {path}'
+        )
+    return results
+
+
+def draw(
+    result: dict, classes: list[str], palette: list[list[int]], out: Path
+) -> None:
+    """Draw photograph, truth and prediction side by side.
+
+    Args:
+        result (dict): one of :func:`read_predictions`.
+        classes (list[str]): names.
+        palette (list[list[int]]): RGB colours, 0 to 255.
+        out (Path): picture to write.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+    from matplotlib.patches import Patch
+    from PIL import Image
+
+    truth, prediction = (
+        np.asarray(result[key]['data']).squeeze()
+        for key in ('gt_sem_seg', 'pred_sem_seg')
+    )
+    colours = np.full((256, 3), 255, np.uint8)  # white: ignored
+    colours[: len(palette)] = palette
+    panels = {
+        'image': np.asarray(Image.open(result['img_path']).convert('RGB')),
+        'truth': colours[truth],
+        'prediction': colours[prediction],
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.4))
+    for axis, (title, picture) in zip(axes, panels.items()):
+        axis.imshow(picture, interpolation='nearest')
+        axis.set_title(title)
+        axis.axis('off')
+    seen = [k for k in np.union1d(truth, prediction) if k < len(classes)]
+    figure.legend(
+        handles=[
+            Patch(color=np.divide(palette[k], 255), label=classes[k])
+            for k in seen
+        ],
+        ncols=6,
+        loc='lower center',
+        frameon=False,
+        fontsize='small',
+    )
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.savefig(out, dpi=100)
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
