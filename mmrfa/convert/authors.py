@@ -1,10 +1,9 @@
 """ImageNet checkpoints of the RFAConv paper's authors."""
 
-import re
-
 import torch
 from torch import Tensor
 
+from mmrfa.convert.depth import BLOCK, find_depth
 from mmrfa.convert.report import Report
 from mmrfa.errors import InputError
 from mmrfa.models import RFAResNet
@@ -48,15 +47,8 @@ PARTS = (
     ),
     ('CAConv', _GATE),
 )
-DEPTHS = {
-    ('BasicBlock', (2, 2, 2, 2)): 18,
-    ('BasicBlock', (3, 4, 6, 3)): 34,
-    ('Bottleneck', (3, 4, 6, 3)): 50,
-    ('Bottleneck', (3, 4, 23, 3)): 101,
-    ('Bottleneck', (3, 8, 36, 3)): 152,
-}
-_BLOCK = re.compile(r'layer(\d)\.(\d+)\.')
-_COUNTERS = ('total_ops', 'total_params')
+# thop leaves these behind, as buffers.
+COUNTERS = ('total_ops', 'total_params')
 
 
 def convert_authors(
@@ -77,7 +69,7 @@ def convert_authors(
         InputError: not such a network: depth, operator, a name or a shape
             does not fit.
     """
-    depth = _depth(state, name)
+    depth = find_depth(state, name)
     slot = 'conv1' if depth < 50 else 'conv2'
     operator, parts = _operator(state, slot, name)
     network = dict(depth=depth, attention_conv=dict(type=operator))
@@ -86,7 +78,7 @@ def convert_authors(
     report, converted = Report(), {}
     for key, value in state.items():
         new = _rename(key, slot, parts)
-        if key.rpartition('.')[2] in _COUNTERS:
+        if key.rpartition('.')[2] in COUNTERS:
             report.dropped[key] = 'an operation counter, no parameter'
         elif key.startswith('fc.'):
             report.dropped[key] = 'classification head, not in the backbone'
@@ -120,29 +112,12 @@ def convert_authors(
 
 def _rename(key: str, slot: str, parts: dict[str, str]) -> str:
     """Return our name of a parameter."""
-    block = _BLOCK.match(key)
+    block = BLOCK.match(key)
     inner = key[block.end() :] if block else ''
     if not inner.startswith(f'{slot}.'):
         return key
     part, _, leaf = inner.removeprefix(f'{slot}.').rpartition('.')
     return f'{block[0]}{slot}.{parts.get(part, part)}.{leaf}'
-
-
-def _depth(state: dict[str, Tensor], name: str) -> int:
-    """Find the depth by the number of blocks of each stage."""
-    blocks = {m.groups() for key in state if (m := _BLOCK.match(key))}
-    counts = tuple(
-        sum(stage == str(number) for stage, _ in blocks)
-        for number in range(1, 5)
-    )
-    deep = any(key.startswith('layer1.0.conv3.') for key in state)
-    kind = 'Bottleneck' if deep else 'BasicBlock'
-    if (kind, counts) not in DEPTHS:
-        raise InputError(
-            f'checkpoint {name}: expected the stages of ResNet-18 (2, 2, 2, '
-            f'2) or another ResNet, got {counts} blocks'
-        )
-    return DEPTHS[kind, counts]
 
 
 def _operator(
@@ -151,11 +126,11 @@ def _operator(
     """Find the operator by the names of its parts, equal in every block."""
     found: dict[str, set[str]] = {}
     for key in state:
-        block = _BLOCK.match(key)
+        block = BLOCK.match(key)
         part, _, leaf = key.rpartition('.')
         if block and part.startswith(f'{block[0]}{slot}'):
             parts = found.setdefault(block[0], set())
-            if leaf not in _COUNTERS:
+            if leaf not in COUNTERS:
                 parts.add(part.removeprefix(f'{block[0]}{slot}').lstrip('.'))
     kinds = {
         block: next(

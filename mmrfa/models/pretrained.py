@@ -6,9 +6,12 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from mmrfa.convert.plain import fill_from_plain
 from mmrfa.errors import InputError
 from mmrfa.utils.checkpoint import load_checkpoint_file, state_dict_of
 
+# Kinds of init_cfg: names as they are, and an ordinary ResNet's converted.
+PRETRAINED = ('Pretrained', 'PretrainedResNet')
 FROM_SCRATCH = '--cfg-options model.backbone.init_cfg=None'
 FROM_FILE = '--cfg-options model.backbone.init_cfg.checkpoint=FILE'
 
@@ -100,6 +103,30 @@ def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     ]
     if reshaped:
         lines.append(f'  other shape, not used: {_brief(reshaped)}')
+    print_log('\n'.join(lines), logger='current')
+
+
+def fill_converted(
+    net: nn.Module, state: dict[str, Tensor], source: str
+) -> None:
+    """Start from an ordinary ResNet and log what became of its names.
+
+    Args:
+        net (nn.Module): the RFAResNet to fill.
+        state (dict[str, Tensor]): parameters and buffers by name.
+        source (str): where they come from, for the log.
+
+    Raises:
+        InputError: it does not fit, see
+            :func:`mmrfa.convert.plain.fill_from_plain`.
+    """
+    report = fill_from_plain(net, state, source)
+    lines = [
+        f'{type(net).__name__} from the ordinary ResNet {source}:',
+        f'  filled: {len(report.converted)} tensors',
+        f'  set so that the features stay: {_brief(list(report.missing))}',
+        f'  not used: {_brief(list(report.dropped))}',
+    ]
     print_log('\n'.join(lines), logger='current')
 
 

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from mmrfa.errors import InputError
 from mmrfa.layers import OPERATORS, AttentionConv2d
-from mmrfa.models.pretrained import fetch_weights, fill
+from mmrfa.models.pretrained import (
+    PRETRAINED,
+    fetch_weights,
+    fill,
+    fill_converted,
+)
 
 
 def build_attention_conv(cfg: dict, replaced: nn.Conv2d) -> AttentionConv2d:
@@ -142,7 +147,9 @@ class RFAResNet(ResNet):
             entry per stage. Defaults to all.
         init_cfg (dict | list[dict] | None): as in mmseg's ResNet. With type
             'Pretrained' the log says what was filled, what was left and what
-            was not used.
+            was not used. Type 'PretrainedResNet', with the same keys, takes
+            the checkpoint of an ordinary ResNet (V1, V1c, V1d) and starts
+            the operators as its plain convolutions, with the same features.
         **kwargs: those of mmseg's ``ResNet``: ``strides``, ``dilations``,
             ``contract_dilation``, ``multi_grid``, ``out_indices``,
             ``frozen_stages``, ``norm_cfg``, ``norm_eval``, ``with_cp``,
@@ -212,19 +219,22 @@ class RFAResNet(ResNet):
         """
         wanted = self.init_cfg
         cfgs = [wanted] if isinstance(wanted, dict) else list(wanted or [])
-        pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
+        pretrained = [cfg for cfg in cfgs if cfg['type'] in PRETRAINED]
         if self.is_init or not pretrained:
             super().init_weights()
             return
-        source = pretrained[-1]['checkpoint']
+        kind, source = (pretrained[-1][key] for key in ('type', 'checkpoint'))
         state = fetch_weights(source, pretrained[-1].get('prefix'))
-        self.init_cfg = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
+        self.init_cfg = [cfg for cfg in cfgs if cfg['type'] not in PRETRAINED]
         super().init_weights()
         self.init_cfg = wanted
-        fill(self, state, source)
+        if kind == 'PretrainedResNet':
+            fill_converted(self, state, source)
+        else:
+            fill(self, state, source)
+            self._warn_of_frozen_operators(state)
         if hasattr(self, '_params_init_info'):
-            update_init_info(self, f'Pretrained from {source}')
-        self._warn_of_frozen_operators(state)
+            update_init_info(self, f'{kind} from {source}')
 
     def train(self, mode: bool = True) -> 'RFAResNet':
         """Set the mode, keeping frozen what shall be; return self.
