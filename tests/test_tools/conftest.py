@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tool_calls import TINY_SEG, TOOLS, run_script
 
 from mmrfa.utils.cli import run_tool
+
+from .tool_calls import TINY_SEG, TOOLS, run_script
 
 
 def forget_instances() -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tool_calls import REPO, TINY_SEG, TOOLS, error_of, run_script
 
 from mmrfa.errors import InputError
 from mmrfa.utils.cli import run_tool
+
+from .tool_calls import REPO, TINY_SEG, TOOLS, error_of, run_script
 
 BACKBONE = 'model.backbone.'
 
@@ -65,7 +66,8 @@ def test_config_file(fails, tmp_path, name, content, expected) -> None:
             content if isinstance(content, bytes) else content.encode()
         )
     line = fails('train.py', path)
-    assert str(path) in line and expected in line
+    assert str(path) in line
+    assert expected in line
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,8 @@ def test_data_root_missing(fails, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv('MMRFA_DATA_ROOT', str(tmp_path / 'nothing'))
     line = fails('train.py', TINY_SEG)
     assert str(tmp_path / 'nothing') in line
-    assert 'JPEGImages' in line and 'MMRFA_DATA_ROOT' in line
+    assert 'JPEGImages' in line
+    assert 'MMRFA_DATA_ROOT' in line
 
 
 def test_unreadable_image_in_a_worker(call, capfd, tmp_path, sample_root):
@@ -111,7 +114,8 @@ def test_unreadable_image_in_a_worker(call, capfd, tmp_path, sample_root):
         f'train_dataloader.dataset.data_root={root}/VOCdevkit/VOC2012',
     )  # fmt: skip
     line = error_of(status, capfd.readouterr().err)
-    assert '/JPEGImages/sample_' in line and 'truncated' in line
+    assert '/JPEGImages/sample_' in line
+    assert 'truncated' in line
 
 
 @pytest.mark.parametrize('way', ['test', 'resume'])
@@ -143,7 +147,8 @@ def test_checkpoint(fails, trained, tmp_path, way, damage, expected) -> None:
         line = fails('test.py', TINY_SEG, path, *options)
     else:
         line = fails('train.py', TINY_SEG, '--resume', path, *options)
-    assert str(path) in line and expected in line
+    assert str(path) in line
+    assert expected in line
     assert not (tmp_path / 'ran').exists()
 
 
@@ -182,7 +187,8 @@ def test_pretrained_without_network(fails, monkeypatch, tmp_path) -> None:
         BACKBONE + 'init_cfg.checkpoint=open-mmlab://resnet18_v1c',
     )  # fmt: skip
     assert 'open-mmlab://resnet18_v1c: cannot be fetched' in line
-    assert 'init_cfg=None' in line and 'init_cfg.checkpoint=FILE' in line
+    assert 'init_cfg=None' in line
+    assert 'init_cfg.checkpoint=FILE' in line
 
 
 def test_options_of_train(fails) -> None:
@@ -198,7 +204,8 @@ def test_options_of_train(fails) -> None:
 def test_options_of_test(fails, trained) -> None:
     checkpoint = trained / 'iter_6.pth'
     line = fails('test.py', TINY_SEG, checkpoint, '--out', 'out.txt')
-    assert '.pkl' in line and 'out.txt' in line
+    assert '.pkl' in line
+    assert 'out.txt' in line
     line = fails(
         'test.py', TINY_SEG, checkpoint, '--show-dir', 'pictures',
         '--cfg-options', 'default_scope=mmengine',

@@ -8,7 +8,6 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
-from tool_calls import TINY_SEG
 
 from mmrfa.errors import InputError
 from mmrfa.utils.checkpoint import (
@@ -17,6 +16,8 @@ from mmrfa.utils.checkpoint import (
     load_checkpoint_file,
     load_safely_everywhere,
 )
+
+from .tool_calls import TINY_SEG
 
 
 class Reduce:

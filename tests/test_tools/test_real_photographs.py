@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tool_calls import REPO
+
+from .tool_calls import REPO
 
 # Small pictures, few of them, no warm-up: seconds instead of hours.
 LOADERS = [

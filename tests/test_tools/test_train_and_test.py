@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tool_calls import TINY_SEG, run_script
+
+from .tool_calls import TINY_SEG, run_script
 
 
 def losses(work_dir: Path) -> dict[int, float]:
@@ -99,7 +100,8 @@ def test_two_processes_on_cpu(tmp_path, sample_root) -> None:
     assert 'SyncBN became BN in 2 places' in done.stdout
     assert [p.name for p in tmp_path.rglob('*.pth')] == ['iter_2.pth']
     loss = losses(tmp_path / 'run')
-    assert list(loss) == [1, 2] and all(map(math.isfinite, loss.values()))
+    assert list(loss) == [1, 2]
+    assert all(map(math.isfinite, loss.values()))
 
     tested = run_script(
         'dist_test.sh', TINY_SEG, 'run/iter_2.pth', 2, '--work-dir', 'run',
@@ -109,7 +111,8 @@ def test_two_processes_on_cpu(tmp_path, sample_root) -> None:
     # Each process saw half of the images; the file holds them all, in order.
     results = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     names = [Path(result['img_path']).name for result in results]
-    assert len(names) == 4 and names == sorted(set(names))
+    assert len(names) == 4
+    assert names == sorted(set(names))
 
 
 @pytest.mark.parametrize(
@@ -152,4 +155,5 @@ def test_tools_need_no_repository(tmp_path) -> None:
     """The help of each tool works from another folder."""
     for tool in ('train.py', 'test.py', 'misc/print_config.py'):
         done = run_script(tool, '--help', cwd=tmp_path)
-        assert done.returncode == 0 and '--cfg-options' in done.stdout
+        assert done.returncode == 0
+        assert '--cfg-options' in done.stdout
