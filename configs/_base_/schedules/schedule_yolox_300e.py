@@ -41,9 +41,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=64)
 custom_hooks = [
-    dict(
-        type='YOLOXModeSwitchHook', num_last_epochs=last_epochs, priority=48
-    ),
+    dict(type='YOLOXModeSwitchHook', num_last_epochs=last_epochs, priority=48),
     dict(type='SyncNormHook', priority=48),
     dict(
         type='EMAHook',
