@@ -1,6 +1,7 @@
 """Metadata is in pyproject.toml; here is only what that file cannot say."""
 
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -37,8 +38,43 @@ class BuildWithMim(build_py):
                 shutil.copy2(source, target)
 
 
-setup(
-    cmdclass={'build_py': BuildWithMim},
-    # An optional C++ extension belongs here: none yet.
-    ext_modules=[],
-)
+def cpu_kernels() -> dict:
+    """Arguments of ``setup`` that build the CPU kernels, where that works.
+
+    Without them the operators run on stock PyTorch. MMRFA_KERNELS=0 leaves
+    them out.
+    """
+    try:
+        import torch
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError:
+        missing = 'torch is not there at build time (build isolation?)'
+    else:
+        missing = None
+        if shutil.which(os.environ.get('CXX', 'c++')) is None:
+            missing = 'no C++ compiler was found'
+    if platform.machine() not in ('x86_64', 'AMD64'):
+        missing = f'they are for x86-64, this is {platform.machine()}'
+    if os.environ.get('MMRFA_KERNELS') == '0':
+        missing = 'MMRFA_KERNELS=0'
+    if missing:
+        print(f'mmrfa: CPU kernels are not built: {missing}')
+        return {}
+    # mmrfa.ops.native looks for this name: one library per torch release.
+    release = torch.__version__.split('+')[0].replace('.', '_')
+    folder = 'mmrfa/ops/csrc'
+    names = 'binding', 'kernels_avx2', 'kernels_avx512'
+    extension = CppExtension(
+        f'mmrfa.ops._kernels_torch_{release}',
+        [f'{folder}/{name}.cpp' for name in names],
+        depends=[f'{folder}/kernels.h', f'{folder}/kernels.inl'],
+        extra_compile_args=['-O3', '-Wno-psabi', '-ffp-contract=fast'],
+        optional=True,
+    )
+    build = BuildExtension.with_options(no_python_abi_suffix=True)
+    return dict(ext_modules=[extension], cmdclass={'build_ext': build})
+
+
+arguments = cpu_kernels()
+arguments.setdefault('cmdclass', {})['build_py'] = BuildWithMim
+setup(**arguments)

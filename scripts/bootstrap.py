@@ -254,7 +254,28 @@ def install_mmrfa() -> None:
         ):
             return
     options = '--no-deps', '--no-build-isolation', '--force-reinstall'
-    pip('mmrfa', 'install', *options, '-e', REPO)
+    # The kernels need a compiler: `install_kernels` adds them.
+    env = {'MMRFA_KERNELS': '0'}
+    pip('mmrfa', 'install', *options, '-e', REPO, env=env)
+
+
+def install_kernels() -> None:
+    """Build mmrfa's CPU kernels in this clone, if they are not up to date."""
+    folder = REPO / 'mmrfa' / 'ops'
+    sources = [REPO / 'setup.py', *(folder / 'csrc').iterdir()]
+    newest = max(file.stat().st_mtime for file in sources)
+    stem = 'from mmrfa.ops.native import library_stem; print(library_stem())'
+    found = subprocess.run(
+        [PYTHON, '-c', stem], capture_output=True, text=True, check=True
+    )
+    library = folder / f'{found.stdout.strip()}.so'
+    if library.exists() and library.stat().st_mtime > newest:
+        return
+    check_compiler()
+    say('compiling the CPU kernels of mmrfa: about a minute on 2 cores')
+    env = {'PATH': f'{PYTHON.parent}:{os.environ["PATH"]}'}
+    build = 'setup.py', '-q', 'build_ext', '--inplace'
+    run('kernels', [PYTHON, *build], env)
 
 
 # --- mmcv, with and without compiled operators ----------------------------
@@ -399,6 +420,7 @@ def ops(torch: str) -> None:
         check_disk(REPO, DISK_OPS)
     install_file('ops.txt')
     install_operators()
+    install_kernels()
 
 
 def test(torch: str) -> None:

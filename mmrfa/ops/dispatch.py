@@ -16,10 +16,10 @@ from typing import NamedTuple
 from mmrfa.errors import InputError
 
 # Every backend name, in the order in which they are tried.
-BACKENDS = ("fused", "reference")
+BACKENDS = ('cpu', 'fused', 'reference')
 
-_LOGGER = logging.getLogger("mmrfa.ops")
-_FORCED: ContextVar[str | None] = ContextVar("mmrfa_backend", default=None)
+_LOGGER = logging.getLogger('mmrfa.ops')
+_FORCED: ContextVar[str | None] = ContextVar('mmrfa_backend', default=None)
 
 
 class Backend(NamedTuple):
@@ -52,7 +52,7 @@ def operator(reference: Callable, **faster: Backend) -> Callable:
         (str | None): a name to insist on, None for the best that can run. The
         available names are its ``backends`` attribute.
     """
-    forms = {**faster, "reference": Backend(reference, _anything)}
+    forms = {**faster, 'reference': Backend(reference, _anything)}
     forms = {name: forms[name] for name in BACKENDS if name in forms}
 
     @wraps(reference)
@@ -64,15 +64,16 @@ def operator(reference: Callable, **faster: Backend) -> Callable:
             reason = forms[name].supports(*args, **kwargs)
             if reason is not None:
                 raise RuntimeError(
-                    f"backend '{name}' cannot run {reference.__name__}: {reason}"
+                    f"backend '{name}' cannot run {reference.__name__}: "
+                    f'{reason}'
                 )
             return forms[name].run(*args, **kwargs)
         for name, form in forms.items():
             reason = form.supports(*args, **kwargs)
             if reason is None:
                 return form.run(*args, **kwargs)
-            _LOGGER.debug("%s: not %s: %s", reference.__name__, name, reason)
-        raise AssertionError("the reference form takes everything")
+            _LOGGER.debug('%s: not %s: %s', reference.__name__, name, reason)
+        raise AssertionError('the reference form takes everything')
 
     call.backends = tuple(forms)
     return call
@@ -92,7 +93,7 @@ def use_backend(name: str | None) -> Iterator[None]:
     Raises:
         InputError: unknown name.
     """
-    token = _FORCED.set(_check(name) or "auto")
+    token = _FORCED.set(_check(name) or 'auto')
     try:
         yield
     finally:
@@ -104,13 +105,15 @@ def forced_backend() -> str | None:
     name = _FORCED.get()
     if name is None:
         name = _check(
-            os.environ.get("MMRFA_BACKEND") or None,
-            "environment variable MMRFA_BACKEND",
+            os.environ.get('MMRFA_BACKEND') or None,
+            'environment variable MMRFA_BACKEND',
         )
-    return None if name == "auto" else name
+    return None if name == 'auto' else name
 
 
-def _check(name: str | None, what: str = "backend") -> str | None:
+def _check(name: str | None, what: str = 'backend') -> str | None:
     if name is not None and name not in BACKENDS:
-        raise InputError(f"{what}: expected one of {', '.join(BACKENDS)}, got {name!r}")
+        raise InputError(
+            f'{what}: expected one of {", ".join(BACKENDS)}, got {name!r}'
+        )
     return name

@@ -51,7 +51,9 @@ def mean_pool(
     channels = x.size(1)
     taps = kernel_size[0] * kernel_size[1]
     weight = x.new_full((channels, 1, *kernel_size), 1 / taps)
-    return F.conv2d(x, weight, None, stride, padding, dilation, groups=channels)
+    return F.conv2d(
+        x, weight, None, stride, padding, dilation, groups=channels
+    )
 
 
 def with_features(

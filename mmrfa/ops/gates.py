@@ -13,7 +13,9 @@ from torch import Tensor
 from mmrfa.ops.norm import normalize
 
 
-def channel_gate(x: Tensor, squeeze: Tensor, expand: Tensor, max_pool: bool) -> Tensor:
+def channel_gate(
+    x: Tensor, squeeze: Tensor, expand: Tensor, max_pool: bool
+) -> Tensor:
     """Weigh the channels: ``sigmoid(MLP(avg(x)) [+ MLP(max(x))])``.
 
     With ``max_pool`` the channel attention of CBAM (arXiv:1807.06521, Eq. 2),

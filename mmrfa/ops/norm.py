@@ -56,7 +56,9 @@ def fold_norm(
     if isinstance(norm, nn.Identity):
         return weight, bias
     wide = torch.promote_types(norm.running_var.dtype, torch.float32)
-    scale = norm.weight.to(wide) * (norm.running_var.to(wide) + norm.eps) ** -0.5
+    scale = (
+        norm.weight.to(wide) * (norm.running_var.to(wide) + norm.eps) ** -0.5
+    )
     shift = norm.bias.to(wide) - norm.running_mean.to(wide) * scale
     if bias is not None:
         shift = shift + bias * scale
@@ -88,7 +90,9 @@ class PureNorm:
         mean = torch.zeros_like(norm.running_mean)
         var = torch.zeros_like(norm.running_var)
         self.statistics = mean, var
-        return F.batch_norm(x, mean, var, norm.weight, norm.bias, True, 1.0, norm.eps)
+        return F.batch_norm(
+            x, mean, var, norm.weight, norm.bias, True, 1.0, norm.eps
+        )
 
     def update(self) -> None:
         """Move the running statistics as the forward of ``norm`` does."""
@@ -97,7 +101,9 @@ class PureNorm:
 
 
 @torch.no_grad()
-def update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor) -> None:
+def update_running_statistics(
+    norm: nn.BatchNorm2d, mean: Tensor, var: Tensor
+) -> None:
     """Move the running statistics of ``norm`` as its forward does.
 
     Args:
@@ -109,8 +115,9 @@ def update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor) -
     momentum = norm.momentum
     if momentum is None:  # cumulative average
         momentum = 1 / norm.num_batches_tracked.to(mean.dtype)
-    norm.running_mean.mul_(1 - momentum).add_(mean * momentum)
-    norm.running_var.mul_(1 - momentum).add_(var * momentum)
+    for running, batch in ((norm.running_mean, mean), (norm.running_var, var)):
+        moved = running * (1 - momentum) + batch * momentum
+        running.copy_(moved)
 
 
 def unsupported_norm(norm: object) -> str | None:
@@ -118,7 +125,7 @@ def unsupported_norm(norm: object) -> str | None:
     if type(norm) is nn.Identity:
         return None
     if type(norm) is not nn.BatchNorm2d:
-        return f"needs nn.BatchNorm2d, got {type(norm).__name__}"
+        return f'needs nn.BatchNorm2d, got {type(norm).__name__}'
     if norm.weight is None or norm.running_mean is None:
-        return "needs a batch norm with weight, bias and running statistics"
+        return 'needs a batch norm with weight, bias and running statistics'
     return None

@@ -32,8 +32,8 @@ def recompute(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         def guarded(*inputs: Tensor) -> Tensor:
             if versions != [tensor._version for tensor in inputs]:
                 raise RuntimeError(
-                    "one of the tensors needed for backward was modified by "
-                    "an in-place operation after the forward pass"
+                    'one of the tensors needed for backward was modified by '
+                    'an in-place operation after the forward pass'
                 )
             return run(*inputs)
 
@@ -42,5 +42,5 @@ def recompute(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
-        determinism_check="none",
+        determinism_check='none',
     )

@@ -2,4 +2,4 @@
 
 from mmrfa.testing.parity import FLOOR, assert_no_worse, runnable_backends
 
-__all__ = ["FLOOR", "assert_no_worse", "runnable_backends"]
+__all__ = ['FLOOR', 'assert_no_worse', 'runnable_backends']

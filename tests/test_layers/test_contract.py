@@ -37,7 +37,12 @@ def seed():
 
 @every_variant
 def test_output_size_is_that_of_conv2d(variant):
-    kernels, strides, paddings, dilations = (1, 2, 3), (1, 2, 3), (0, 1), (1, 2)
+    kernels, strides, paddings, dilations = (
+        (1, 2, 3),
+        (1, 2, 3),
+        (0, 1),
+        (1, 2),
+    )
     cases = 0
     for k, s, p, d, height in itertools.product(
         kernels, strides, paddings, dilations, (5, 6)
@@ -268,7 +273,9 @@ def test_bad_arguments(operator, kwargs, message):
 @every_operator
 def test_bad_input(operator):
     layer = operator(4, 6, 3, dilation=2)
-    with pytest.raises(InputError, match=r'\(N, 4, H, W\), got \(1, 5, 9, 9\)'):
+    with pytest.raises(
+        InputError, match=r'\(N, 4, H, W\), got \(1, 5, 9, 9\)'
+    ):
         layer(torch.randn(1, 5, 9, 9))
     with pytest.raises(InputError, match='at least 5x5 pixels.*got 4x9'):
         layer(torch.randn(1, 4, 4, 9))

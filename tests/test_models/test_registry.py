@@ -19,6 +19,8 @@ import mmrfa.models  # noqa: F401
 from mmrfa.layers import OPERATORS
 
 NAMES = [operator.__name__ for operator in OPERATORS]
+
+
 def needs_compiled_operators():
     if find_spec('mmcv._ext') is None:
         pytest.skip('mmdet needs the compiled operators of mmcv: make ops')

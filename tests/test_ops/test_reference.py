@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from oracles import ORACLES
+from test_ops.oracles import ORACLES
 from torch import nn
 
 import mmrfa.layers
@@ -27,14 +27,14 @@ GEOMETRIES = [
 
 @pytest.fixture(autouse=True)
 def reference_form():
-    with use_backend("reference"):
+    with use_backend('reference'):
         yield
 
 
 def make(name, *args, **kwargs):
-    kind, _, mode = name.partition("-")
+    kind, _, mode = name.partition('-')
     if mode:
-        kwargs["mode"] = mode
+        kwargs['mode'] = mode
     layer = getattr(mmrfa.layers, kind)(*args, **kwargs).double()
     # Nothing stays at a value, such as 0 or 1, that hides a slip.
     for module in layer.modules():
@@ -46,9 +46,9 @@ def make(name, *args, **kwargs):
     return layer
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('geometry', GEOMETRIES, ids=str)
+@pytest.mark.parametrize('name', ORACLES)
 def test_matches_oracle(name, geometry, training):
     torch.manual_seed(0)
     kernel, stride, dilation, padding, groups, height, width = geometry
@@ -107,8 +107,8 @@ def test_spread_lays_taps_out_row_major():
                     assert value == y[0, channel, tap, a, b]
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('name', ORACLES)
 def test_gradcheck(name, training):
     torch.manual_seed(0)
     layer = make(name, 2, 2, 3, 2, 1).train(training)
@@ -125,7 +125,7 @@ def test_gradcheck(name, training):
     assert torch.autograd.gradcheck(run, (x, *values))
 
 
-@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize('name', ORACLES)
 def test_double_backward(name):
     torch.manual_seed(0)
     layer = make(name, 2, 2, 3, 1, 1).eval()
@@ -133,7 +133,7 @@ def test_double_backward(name):
     assert torch.autograd.gradgradcheck(layer, (x,))
 
 
-@pytest.mark.parametrize("name", ["RFAConv", "RFCBAMConv", "RFCAConv"])
+@pytest.mark.parametrize('name', ['RFAConv', 'RFCBAMConv', 'RFCAConv'])
 def test_running_statistics(name):
     """As nn.BatchNorm2d keeps them: unbiased variance, momentum, counter."""
     torch.manual_seed(0)

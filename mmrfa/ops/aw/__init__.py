@@ -5,4 +5,4 @@ from mmrfa.ops.dispatch import operator
 
 aw_conv2d = operator(reference.aw_conv2d)
 
-__all__ = ["aw_conv2d"]
+__all__ = ['aw_conv2d']

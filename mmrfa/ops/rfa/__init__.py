@@ -1,12 +1,13 @@
 """RFAConv: receptive-field attention convolution."""
 
 from mmrfa.ops.dispatch import Backend, operator
-from mmrfa.ops.rfa import fused, reference
+from mmrfa.ops.rfa import fused, fused_cpu, reference
 
 rfa_conv2d = operator(
     reference.rfa_conv2d,
+    cpu=Backend(fused_cpu.rfa_conv2d, fused_cpu.supports),
     fused=Backend(fused.rfa_conv2d, fused.supports),
 )
 rfa_unfold_conv2d = operator(reference.rfa_unfold_conv2d)
 
-__all__ = ["rfa_conv2d", "rfa_unfold_conv2d"]
+__all__ = ['rfa_conv2d', 'rfa_unfold_conv2d']

@@ -42,7 +42,9 @@ def rfa_conv2d(
     geometry = (stride, padding, dilation)
     taps = attn_weight.size(0) // x.size(1)
 
-    def run(x: Tensor, features: Tensor, gain: Tensor, weight: Tensor) -> Tensor:
+    def run(
+        x: Tensor, features: Tensor, gain: Tensor, weight: Tensor
+    ) -> Tensor:
         pooled = mean_pool(x, weight.shape[2:], *geometry).unsqueeze(2)
         alpha = softmax_over_taps(pooled * gain.view(1, -1, taps, 1, 1))
         weighted = alpha.to(features.dtype) * features

@@ -110,7 +110,9 @@ def rfa_unfold_conv2d(
     kernel_size = weight.shape[2:]
     channels = x.size(1)
     field = receptive_field(x, kernel_size, stride, padding, dilation)
-    scores = F.conv2d(field.flatten(1, 2), attn_weight, attn_bias, groups=channels)
+    scores = F.conv2d(
+        field.flatten(1, 2), attn_weight, attn_bias, groups=channels
+    )
     scores = normalize(norm, scores).view_as(field)
     weighted = softmax_over_taps(scores).to(field.dtype) * field
     weighted = spread(weighted, kernel_size)

@@ -1,11 +1,12 @@
 """RFCAConv: coordinate attention on receptive-field features."""
 
 from mmrfa.ops.dispatch import Backend, operator
-from mmrfa.ops.rfca import fused, reference
+from mmrfa.ops.rfca import fused, fused_cpu, reference
 
 rfca_conv2d = operator(
     reference.rfca_conv2d,
+    cpu=Backend(fused_cpu.rfca_conv2d, fused_cpu.supports),
     fused=Backend(fused.rfca_conv2d, fused.supports),
 )
 
-__all__ = ["rfca_conv2d"]
+__all__ = ['rfca_conv2d']

@@ -1,6 +1,7 @@
 """RFCAConv in stock PyTorch without the shuffle; any device and dtype."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -23,7 +24,8 @@ def supports(
     return unsupported_norm(norm) or unsupported_norm(gate_params[2])
 
 
-def rfca_conv2d(
+def compute(
+    with_features: Callable[..., Tensor],
     x: Tensor,
     feature_weight: Tensor,
     norm: nn.Module,
@@ -38,8 +40,9 @@ def rfca_conv2d(
 ) -> Tensor:
     """Compute ``reference.rfca_conv2d``, keeping only ``x`` for backward.
 
-    The means over rows and columns of the spread features, and the gates made
-    of them, are reshapes of sums and products over the features as they are.
+    ``with_features`` says how the features are made. The means over rows and
+    columns of the spread features, and the gates made of them, are reshapes
+    of sums and products over the features as they are.
     """
     kernel_size = weight.shape[2:]
     squeeze, squeeze_bias, gate_norm, *expand = gate_params
@@ -80,3 +83,6 @@ def rfca_conv2d(
     )
     pure_gate_norm.update()
     return result
+
+
+rfca_conv2d = partial(compute, with_features)

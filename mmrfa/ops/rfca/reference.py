@@ -48,4 +48,6 @@ def rfca_conv2d(
         kernel_size,
     )
     rows, columns = coordinate_gates(features, *gate_params)
-    return F.conv2d(features * rows * columns, weight, bias, kernel_size, groups=groups)
+    return F.conv2d(
+        features * rows * columns, weight, bias, kernel_size, groups=groups
+    )

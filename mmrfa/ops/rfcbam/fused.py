@@ -1,6 +1,7 @@
 """RFCBAMConv in stock PyTorch without the shuffle; any device and dtype."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,8 @@ def supports(
     return unsupported_norm(norm)
 
 
-def rfcbam_conv2d(
+def compute(
+    with_features: Callable[..., Tensor],
     x: Tensor,
     feature_weight: Tensor,
     norm: nn.Module,
@@ -36,8 +38,8 @@ def rfcbam_conv2d(
 ) -> Tensor:
     """Compute ``reference.rfcbam_conv2d``, keeping only ``x``.
 
-    Only the two pooled maps are spread; the gate made of them comes back to
-    the layout of the features.
+    ``with_features`` says how the features are made. Only the two pooled maps
+    are spread; the gate made of them comes back to the layout of the features.
     """
     kh, kw = kernel_size = weight.shape[2:]
 
@@ -77,3 +79,6 @@ def rfcbam_conv2d(
         spatial_weight,
         weight,
     )
+
+
+rfcbam_conv2d = partial(compute, with_features)

@@ -1,0 +1,379 @@
+// The receptive-field kernels as torch operators for the CPU.
+//
+// Everything works in groups of output pixels small enough for the cache: the
+// features of a group are made by the kernels, channel by channel, and meet
+// the last convolution as a matrix product, which torch's BLAS does. Nothing
+// of size C * K * Ho * Wo exists at any time.
+
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+#include <torch/types.h>
+
+#include "kernels.h"
+
+namespace mmrfa {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr int64_t kGroupBytes = 4 << 20;
+
+bool has_avx512() {
+  static const bool found = __builtin_cpu_supports("avx512f") &&
+                            __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512vl") &&
+                            __builtin_cpu_supports("avx512dq");
+  return found;
+}
+
+std::string instruction_set() {
+  if (has_avx512()) return "avx512";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return "avx2";
+  return "";
+}
+
+Geometry geometry_of(const Tensor& x, at::IntArrayRef kernel,
+                     at::IntArrayRef stride, at::IntArrayRef padding,
+                     at::IntArrayRef dilation) {
+  Geometry g{x.size(2),   x.size(3),   0,           0,
+             kernel[0],   kernel[1],   stride[0],   stride[1],
+             padding[0],  padding[1],  dilation[0], dilation[1]};
+  g.out_height = (g.height + 2 * g.ph - g.dh * (g.kh - 1) - 1) / g.sh + 1;
+  g.out_width = (g.width + 2 * g.pw - g.dw * (g.kw - 1) - 1) / g.sw + 1;
+  TORCH_CHECK(g.out_height > 0 && g.out_width > 0,
+              "expected an input of at least the dilated kernel, got ",
+              x.sizes());
+  return g;
+}
+
+// Some images times some output rows, worked on at a time.
+struct Group {
+  int64_t image, images, row, rows, pixels;
+};
+
+template <typename F>
+void for_each_group(int64_t images, const Geometry& g, int64_t row_bytes,
+                    F each) {
+  const int64_t fit = std::max<int64_t>(1, kGroupBytes / row_bytes);
+  const int64_t rows = std::min(fit, g.out_height);
+  const int64_t together = std::max<int64_t>(1, fit / g.out_height);
+  for (int64_t n = 0; n < images; n += together)
+    for (int64_t row = 0; row < g.out_height; row += rows) {
+      Group group{n, std::min(together, images - n), row,
+                  std::min(rows, g.out_height - row), 0};
+      group.pixels = group.images * group.rows * g.out_width;
+      each(group);
+    }
+}
+
+// The (channels, pixels) matrix of a group in a (N, channels, Ho, Wo) tensor.
+// Only for whole images can it be more than one image, and then it is a copy.
+Tensor pixels_of(const Tensor& t, const Group& group) {
+  const Tensor part =
+      t.narrow(0, group.image, group.images).narrow(2, group.row, group.rows);
+  if (group.images == 1)
+    return part[0].flatten(1);
+  return part.transpose(0, 1).flatten(1);
+}
+
+float* floats(const Tensor& t) {
+  return t.defined() ? t.data_ptr<float>() : nullptr;
+}
+
+template <typename T>
+T* elements(const Tensor& t) {
+  return t.defined() ? reinterpret_cast<T*>(t.data_ptr()) : nullptr;
+}
+
+// Everything the kernels take besides the group.
+struct Parameters {
+  Geometry geometry;
+  Tensor x, gain, weight, shift;  // (N,C,H,W); (C,K) or undefined; (C,K,K)...
+  Tensor grad_x, grad_gain, grad_weight, grad_shift;  // undefined: forward
+};
+
+template <typename T>
+void run_features(const Parameters& p, const Group& group, const Tensor& y,
+                  const Tensor& grad_y) {
+  const Geometry& g = p.geometry;
+  const int64_t channels = p.x.size(1), taps = g.taps();
+  const int64_t plane = g.height * g.width;
+  const bool wide = has_avx512();
+  at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c)
+      for (int64_t n = 0; n < group.images; ++n) {
+        const int64_t at = c * taps * group.pixels +
+                           n * group.rows * g.out_width;
+        const int64_t image = ((group.image + n) * channels + c) * plane;
+        auto from = [&](const Tensor& t, int64_t offset) {
+          float* data = floats(t);
+          return data == nullptr ? nullptr : data + offset;
+        };
+        Strip<T> strip{};
+        strip.geometry = g;
+        strip.first = group.row;
+        strip.rows = group.rows;
+        strip.x = elements<T>(p.x) + image;
+        strip.weight = from(p.weight, c * taps * taps);
+        strip.shift = from(p.shift, c * taps);
+        strip.gain = from(p.gain, c * taps);
+        strip.y = elements<T>(y) + at;
+        strip.pitch = group.pixels;
+        if (grad_y.defined()) {
+          strip.grad_y = elements<T>(grad_y) + at;
+          strip.grad_x = from(p.grad_x, image);
+          strip.grad_weight = from(p.grad_weight, c * taps * taps);
+          strip.grad_shift = from(p.grad_shift, c * taps);
+          strip.grad_gain = from(p.grad_gain, c * taps);
+        }
+        wide ? avx512::features(strip) : avx2::features(strip);
+      }
+  });
+}
+
+void features_of_group(const Parameters& p, const Group& group,
+                       const Tensor& y, const Tensor& grad_y) {
+  p.x.scalar_type() == at::kFloat
+      ? run_features<float>(p, group, y, grad_y)
+      : run_features<uint16_t>(p, group, y, grad_y);
+}
+
+Parameters parameters(const Tensor& x, const OptionalTensor& gain,
+                      const Tensor& weight, const Tensor& shift,
+                      const Geometry& g, bool backward) {
+  const int64_t c = x.size(1), k = g.taps();
+  TORCH_CHECK(weight.sizes() == at::IntArrayRef({c, k, k}) &&
+                  shift.sizes() == at::IntArrayRef({c, k}),
+              "expected feature weights (", c, ", ", k, ", ", k,
+              ") and shifts (", c, ", ", k, "), got ", weight.sizes(), " and ",
+              shift.sizes());
+  Parameters p{g, x.contiguous(), {}, weight.contiguous(), shift.contiguous(),
+               {}, {}, {}, {}};
+  if (gain.has_value()) p.gain = gain->contiguous();
+  if (backward) {
+    p.grad_x = at::zeros(x.sizes(), shift.options());
+    p.grad_weight = at::zeros_like(p.weight);
+    p.grad_shift = at::zeros_like(p.shift);
+    if (gain.has_value()) p.grad_gain = at::zeros_like(p.gain);
+  }
+  return p;
+}
+
+int64_t row_bytes(const Tensor& x, const Geometry& g) {
+  return x.size(1) * g.taps() * g.out_width * x.element_size();
+}
+
+Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
+               const Tensor& feature_weight, const Tensor& feature_shift,
+               const Tensor& weight, const OptionalTensor& bias,
+               at::IntArrayRef stride, at::IntArrayRef padding,
+               at::IntArrayRef dilation, int64_t groups) {
+  const Geometry g =
+      geometry_of(x, weight.sizes().slice(2), stride, padding, dilation);
+  const Parameters p =
+      parameters(x, gain, feature_weight, feature_shift, g, false);
+  const Tensor matrices =
+      weight.to(x.scalar_type()).reshape({groups, weight.size(0) / groups, -1});
+  Tensor out = at::empty(
+      {x.size(0), weight.size(0), g.out_height, g.out_width}, x.options());
+  for_each_group(x.size(0), g, row_bytes(x, g), [&](const Group& group) {
+    const Tensor y =
+        at::empty({groups, matrices.size(2), group.pixels}, x.options());
+    features_of_group(p, group, y, {});
+    for (int64_t i = 0; i < groups; ++i) {
+      const int64_t rows = matrices.size(1);
+      Tensor target = out.narrow(1, i * rows, rows)
+                          .narrow(0, group.image, group.images)
+                          .narrow(2, group.row, group.rows);
+      if (group.images == 1) {
+        Tensor flat = target[0].flatten(1);
+        at::mm_out(flat, matrices[i], y[i]);
+      } else {
+        target.copy_(at::mm(matrices[i], y[i])
+                         .view({rows, group.images, g.out_height, g.out_width})
+                         .transpose(0, 1));
+      }
+    }
+  });
+  if (bias.has_value())
+    out.add_(bias->to(x.scalar_type()).view({1, -1, 1, 1}));
+  return out.contiguous(x.suggest_memory_format());
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rf_conv_backward(
+    const Tensor& grad_out, const Tensor& x, const OptionalTensor& gain,
+    const Tensor& feature_weight, const Tensor& feature_shift,
+    const Tensor& weight, at::IntArrayRef stride, at::IntArrayRef padding,
+    at::IntArrayRef dilation, int64_t groups) {
+  const Geometry g =
+      geometry_of(x, weight.sizes().slice(2), stride, padding, dilation);
+  const Parameters p =
+      parameters(x, gain, feature_weight, feature_shift, g, true);
+  const Tensor matrices =
+      weight.to(x.scalar_type()).reshape({groups, weight.size(0) / groups, -1});
+  const int64_t rows = matrices.size(1);
+  Tensor grad_weight = at::zeros(matrices.sizes(), feature_weight.options());
+  const Tensor grad = grad_out.to(x.scalar_type()).contiguous();
+  // Two buffers of this size are alive: features and their gradient.
+  for_each_group(x.size(0), g, row_bytes(x, g), [&](const Group& group) {
+    const Tensor y =
+        at::empty({groups, matrices.size(2), group.pixels}, x.options());
+    const Tensor grad_y = at::empty_like(y);
+    const Tensor grads = pixels_of(grad, group);
+    for (int64_t i = 0; i < groups; ++i) {
+      Tensor target = grad_y[i];
+      at::mm_out(target, matrices[i].t(), grads.narrow(0, i * rows, rows));
+    }
+    features_of_group(p, group, y, grad_y);
+    for (int64_t i = 0; i < groups; ++i) {
+      Tensor target = grad_weight[i];
+      const Tensor rows_of = grads.narrow(0, i * rows, rows);
+      if (x.scalar_type() == at::kFloat)
+        target.addmm_(rows_of, y[i].t());
+      else
+        target.add_(at::mm(rows_of, y[i].t()));
+    }
+  });
+  return {p.grad_x.to(x.scalar_type()),
+          gain.has_value() ? p.grad_gain : at::empty({0}, x.options()),
+          p.grad_weight, p.grad_shift,
+          grad_weight.view(weight.sizes()).to(weight.scalar_type())};
+}
+
+Tensor rf_features(const Tensor& x, const Tensor& weight, const Tensor& shift,
+                   at::IntArrayRef kernel, at::IntArrayRef stride,
+                   at::IntArrayRef padding, at::IntArrayRef dilation) {
+  const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
+  const Parameters p = parameters(x, {}, weight, shift, g, false);
+  const Tensor y = at::empty(
+      {x.size(0), x.size(1), g.taps(), g.out_height, g.out_width},
+      x.options());
+  for (int64_t n = 0; n < x.size(0); ++n)
+    features_of_group(p, {n, 1, 0, g.out_height, g.out_height * g.out_width},
+                      y[n], {});
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> rf_features_backward(
+    const Tensor& grad_y, const Tensor& x, const Tensor& weight,
+    const Tensor& shift, at::IntArrayRef kernel, at::IntArrayRef stride,
+    at::IntArrayRef padding, at::IntArrayRef dilation) {
+  const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
+  const Parameters p = parameters(x, {}, weight, shift, g, true);
+  const Tensor grad = grad_y.to(x.scalar_type()).contiguous();
+  for (int64_t n = 0; n < x.size(0); ++n) {
+    const Tensor y = at::empty_like(grad[n]);
+    features_of_group(p, {n, 1, 0, g.out_height, g.out_height * g.out_width},
+                      y, grad[n]);
+  }
+  return {p.grad_x.to(x.scalar_type()), p.grad_weight, p.grad_shift};
+}
+
+template <typename T>
+void run_moments(const Tensor& x, const Geometry& g, const Tensor& mean,
+                 const Tensor& covariance, const Tensor& slope,
+                 const Tensor& offset, const Tensor& grad_x) {
+  const int64_t channels = x.size(1), taps = g.taps();
+  const int64_t plane = g.height * g.width;
+  const bool wide = has_avx512();
+  at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      Moments<T> m{};
+      m.geometry = g;
+      m.images = x.size(0);
+      m.stride = channels * plane;
+      m.x = elements<T>(x) + c * plane;
+      if (grad_x.defined()) {
+        m.slope = floats(slope) + c * taps * taps;
+        m.offset = floats(offset) + c * taps;
+        m.grad_x = floats(grad_x) + c * plane;
+        wide ? avx512::moments_backward(m) : avx2::moments_backward(m);
+      } else {
+        m.mean = mean.data_ptr<double>() + c * taps;
+        m.covariance = covariance.data_ptr<double>() + c * taps * taps;
+        wide ? avx512::moments(m) : avx2::moments(m);
+      }
+    }
+  });
+}
+
+std::tuple<Tensor, Tensor> rf_moments(const Tensor& x, at::IntArrayRef kernel,
+                                      at::IntArrayRef stride,
+                                      at::IntArrayRef padding,
+                                      at::IntArrayRef dilation) {
+  const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
+  const auto options = x.options().dtype(at::kDouble);
+  const Tensor mean = at::empty({x.size(1), g.taps()}, options);
+  const Tensor covariance =
+      at::empty({x.size(1), g.taps(), g.taps()}, options);
+  const Tensor input = x.contiguous();
+  input.scalar_type() == at::kFloat
+      ? run_moments<float>(input, g, mean, covariance, {}, {}, {})
+      : run_moments<uint16_t>(input, g, mean, covariance, {}, {}, {});
+  return {mean, covariance};
+}
+
+Tensor rf_moments_backward(const Tensor& grad_mean,
+                           const Tensor& grad_covariance, const Tensor& x,
+                           const Tensor& mean, at::IntArrayRef kernel,
+                           at::IntArrayRef stride, at::IntArrayRef padding,
+                           at::IntArrayRef dilation) {
+  const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
+  const double count =
+      static_cast<double>(x.size(0)) * g.out_height * g.out_width;
+  // d/du of the covariance: its gradient, symmetrised, times (u - mean).
+  const Tensor slope =
+      (grad_covariance + grad_covariance.transpose(1, 2)) / count;
+  const Tensor offset =
+      grad_mean / count - at::matmul(slope, mean.unsqueeze(2)).squeeze(2);
+  const Tensor slopes = slope.to(at::kFloat).contiguous();
+  const Tensor offsets = offset.to(at::kFloat).contiguous();
+  const Tensor input = x.contiguous();
+  const Tensor grad_x = at::zeros(x.sizes(), slopes.options());
+  input.scalar_type() == at::kFloat
+      ? run_moments<float>(input, g, {}, {}, slopes, offsets, grad_x)
+      : run_moments<uint16_t>(input, g, {}, {}, slopes, offsets, grad_x);
+  return grad_x.to(x.scalar_type());
+}
+
+}  // namespace
+
+TORCH_LIBRARY(mmrfa, m) {
+  m.def("instruction_set() -> str", instruction_set);
+  m.def(
+      "rf_conv(Tensor x, Tensor? gain, Tensor feature_weight, "
+      "Tensor feature_shift, Tensor weight, Tensor? bias, int[] stride, "
+      "int[] padding, int[] dilation, int groups) -> Tensor");
+  m.def(
+      "rf_conv_backward(Tensor grad, Tensor x, Tensor? gain, "
+      "Tensor feature_weight, Tensor feature_shift, Tensor weight, "
+      "int[] stride, int[] padding, int[] dilation, int groups) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "rf_features(Tensor x, Tensor weight, Tensor shift, int[] kernel, "
+      "int[] stride, int[] padding, int[] dilation) -> Tensor");
+  m.def(
+      "rf_features_backward(Tensor grad, Tensor x, Tensor weight, "
+      "Tensor shift, int[] kernel, int[] stride, int[] padding, "
+      "int[] dilation) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "rf_moments(Tensor x, int[] kernel, int[] stride, int[] padding, "
+      "int[] dilation) -> (Tensor, Tensor)");
+  m.def(
+      "rf_moments_backward(Tensor grad_mean, Tensor grad_covariance, "
+      "Tensor x, Tensor mean, int[] kernel, int[] stride, int[] padding, "
+      "int[] dilation) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(mmrfa, CPU, m) {
+  m.impl("rf_conv", rf_conv);
+  m.impl("rf_conv_backward", rf_conv_backward);
+  m.impl("rf_features", rf_features);
+  m.impl("rf_features_backward", rf_features_backward);
+  m.impl("rf_moments", rf_moments);
+  m.impl("rf_moments_backward", rf_moments_backward);
+}
+
+}  // namespace mmrfa

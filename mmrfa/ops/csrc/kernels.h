@@ -1,0 +1,63 @@
+// Kernels of the receptive-field operators: the interface between the binding
+// (which knows torch) and the code compiled once per instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace mmrfa {
+
+// Convolution geometry, in pixels; tap (i, j) has index i * kw + j.
+struct Geometry {
+  int64_t height, width;          // input image
+  int64_t out_height, out_width;  // output image
+  int64_t kh, kw, sh, sw, ph, pw, dh, dw;
+  int64_t taps() const { return kh * kw; }
+};
+
+// One channel of `rows` output rows from row `first` of one image. T is float
+// or uint16_t (the bits of a bfloat16); parameters and sums are float.
+template <typename T>
+struct Strip {
+  Geometry geometry;
+  int64_t first, rows;
+  const T* x;           // (H, W), plane of the channel
+  const float* weight;  // (K, K), row t makes feature t
+  const float* shift;   // (K)
+  const float* gain;    // (K), of the attention; null: no attention
+  T* y;                 // K rows of features, weighted if there is a gain
+  int64_t pitch;        // elements from one row of y and grad_y to the next
+  const T* grad_y;      // null: forward only
+  float* grad_x;        // (H, W), added to, as all that follow
+  float* grad_weight;   // (K, K)
+  float* grad_shift;    // (K)
+  float* grad_gain;     // (K)
+};
+
+// One channel of all images: moments of the receptive field over every output
+// position, and what their gradients put on the input.
+template <typename T>
+struct Moments {
+  Geometry geometry;
+  int64_t images, stride;  // elements from one image to the next
+  const T* x;              // plane of the channel in the first image
+  double* mean;            // (K)
+  double* covariance;      // (K, K), biased
+  const float* slope;      // (K, K) and
+  const float* offset;     // (K): gradient = slope @ taps + offset
+  float* grad_x;           // as x, added to
+};
+
+#define MMRFA_DECLARE(ISA)                                   \
+  namespace ISA {                                            \
+  void features(const Strip<float>& strip);                  \
+  void features(const Strip<uint16_t>& strip);               \
+  void moments(const Moments<float>& moments);               \
+  void moments(const Moments<uint16_t>& moments);            \
+  void moments_backward(const Moments<float>& moments);      \
+  void moments_backward(const Moments<uint16_t>& moments);   \
+  }
+MMRFA_DECLARE(avx2)
+MMRFA_DECLARE(avx512)
+#undef MMRFA_DECLARE
+
+}  // namespace mmrfa

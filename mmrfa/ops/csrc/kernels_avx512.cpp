@@ -1,0 +1,3 @@
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
+#define MMRFA_ISA avx512
+#include "kernels.inl"

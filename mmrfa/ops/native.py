@@ -1,0 +1,233 @@
+"""The compiled CPU kernels as operators that autograd and compile know.
+
+Importing never fails: :func:`unavailable` says why the kernels are not there.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmrfa.ops import native_reference
+
+PREFIX = '_kernels_torch_'
+
+
+def library_stem() -> str:
+    """File name of the kernels for the running torch, without its ending.
+
+    Compiled code fits one torch release, so the release is in the name.
+    """
+    release = torch.__version__.split('+')[0]
+    return PREFIX + release.replace('.', '_')
+
+
+@cache
+def unavailable() -> str | None:
+    """Load the kernels; None, or why they cannot be used here."""
+    folder = Path(__file__).parent
+    stem = library_stem()
+    found = sorted(folder.glob(f'{stem}.*'))
+    if not found:
+        others = sorted(p.name for p in folder.glob(f'{PREFIX}*'))
+        if others:
+            return (
+                f'its library was built for another torch ({others[0]}), '
+                f'this is torch {torch.__version__}; reinstall mmrfa'
+            )
+        return (
+            'its library was not built: install mmrfa from source where '
+            'torch and a C++ compiler are there, without build isolation'
+        )
+    try:
+        torch.ops.load_library(found[0])
+        instructions = torch.ops.mmrfa.instruction_set()
+    except (OSError, RuntimeError) as error:
+        return f'its library does not load: {str(error).splitlines()[0]}'
+    if not instructions:
+        return 'this CPU has neither AVX2 nor AVX-512'
+    _register()
+    return None
+
+
+def _register() -> None:
+    """Teach torch the shapes and gradients of the operators."""
+    for name in ('rf_conv', 'rf_features', 'rf_moments'):
+        torch.library.register_autograd(
+            f'mmrfa::{name}',
+            globals()[f'_{name}_backward'],
+            setup_context=globals()[f'_{name}_context'],
+        )
+        torch.library.register_fake(
+            f'mmrfa::{name}', globals()[f'_{name}_shape']
+        )
+        torch.library.register_fake(
+            f'mmrfa::{name}_backward', globals()[f'_{name}_backward_shape']
+        )
+
+
+def _out_size(x, kernel, stride, padding, dilation) -> list:
+    return [
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip(
+            x.shape[2:], kernel, stride, padding, dilation
+        )
+    ]
+
+
+def out_size(x, kernel, stride, padding, dilation) -> int:
+    """Number of output positions of one image."""
+    height, width = _out_size(x, kernel, stride, padding, dilation)
+    return height * width
+
+
+def _differentiable(plain, inputs, grads) -> tuple:
+    """Gradients that can be differentiated again, one per input.
+
+    The compiled backward has no derivative of its own. Grad mode is on in
+    backward only where somebody asked for one (``create_graph``).
+    """
+    wanted = [
+        i
+        for i, value in enumerate(inputs)
+        if isinstance(value, Tensor) and value.requires_grad
+    ]
+    # Aliases: an input may depend on another one, whose gradient must count
+    # the direct way alone.
+    inputs = list(inputs)
+    for i in wanted:
+        inputs[i] = inputs[i].view_as(inputs[i])
+    found = torch.autograd.grad(
+        plain(*inputs),
+        [inputs[i] for i in wanted],
+        grads,
+        create_graph=True,
+        allow_unused=True,
+    )
+    result = [None] * len(inputs)
+    for i, gradient in zip(wanted, found):
+        result[i] = gradient
+    return tuple(result)
+
+
+# rf_conv: weighted features and last convolution -------------------------
+
+
+def _rf_conv_shape(
+    x,
+    gain,
+    feature_weight,
+    shift,
+    weight,
+    bias,
+    stride,
+    padding,
+    dilation,
+    groups,
+):
+    size = _out_size(x, weight.shape[2:], stride, padding, dilation)
+    out = x.new_empty(x.size(0), weight.size(0), *size)
+    if x.is_contiguous(memory_format=torch.channels_last) and (
+        not x.is_contiguous()
+    ):
+        out = out.contiguous(memory_format=torch.channels_last)
+    return out
+
+
+def _rf_conv_context(ctx, inputs, output) -> None:
+    x, gain, feature_weight, shift, weight, bias, *geometry = inputs
+    ctx.save_for_backward(x, gain, feature_weight, shift, weight)
+    ctx.geometry = geometry
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _rf_conv_backward(ctx, grad: Tensor):
+    if torch.is_grad_enabled():
+        bias = None
+        if ctx.bias_dtype is not None:
+            bias = grad.new_zeros(grad.size(1)).requires_grad_()
+        x, gain, feature_weight, shift, weight = ctx.saved_tensors
+        inputs = (x, gain, feature_weight, shift, weight, bias, *ctx.geometry)
+        return _differentiable(native_reference.rf_conv, inputs, grad)
+    x, gain, feature_weight, shift, weight = ctx.saved_tensors
+    dx, dgain, dfeature, dshift, dweight = torch.ops.mmrfa.rf_conv_backward(
+        grad, x, gain, feature_weight, shift, weight, *ctx.geometry
+    )
+    dbias = None
+    if ctx.bias_dtype is not None:
+        dbias = grad.sum((0, 2, 3)).to(ctx.bias_dtype)
+    dgain = None if gain is None else dgain
+    return dx, dgain, dfeature, dshift, dweight, dbias, *[None] * 4
+
+
+def _rf_conv_backward_shape(
+    grad, x, gain, feature_weight, shift, weight, *geometry
+):
+    return (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        x.new_empty(0) if gain is None else torch.empty_like(gain),
+        torch.empty_like(feature_weight),
+        torch.empty_like(shift),
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
+    )
+
+
+# rf_features: features alone ----------------------------------------------
+
+
+def _rf_features_shape(x, weight, shift, kernel, stride, padding, dilation):
+    size = _out_size(x, kernel, stride, padding, dilation)
+    return x.new_empty(*x.shape[:2], kernel[0] * kernel[1], *size)
+
+
+def _rf_features_context(ctx, inputs, output) -> None:
+    x, weight, shift, *ctx.geometry = inputs
+    ctx.save_for_backward(x, weight, shift)
+
+
+def _rf_features_backward(ctx, grad: Tensor):
+    if torch.is_grad_enabled():
+        inputs = (*ctx.saved_tensors, *ctx.geometry)
+        return _differentiable(native_reference.rf_features, inputs, grad)
+    found = torch.ops.mmrfa.rf_features_backward(
+        grad, *ctx.saved_tensors, *ctx.geometry
+    )
+    return *found, *[None] * 4
+
+
+def _rf_features_backward_shape(grad, x, weight, shift, *geometry):
+    return (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        torch.empty_like(weight),
+        torch.empty_like(shift),
+    )
+
+
+# rf_moments: mean and covariance of the receptive field -------------------
+
+
+def _rf_moments_shape(x, kernel, stride, padding, dilation):
+    channels, taps = x.size(1), kernel[0] * kernel[1]
+    mean = x.new_empty(channels, taps, dtype=torch.float64)
+    return mean, mean.new_empty(channels, taps, taps)
+
+
+def _rf_moments_context(ctx, inputs, output) -> None:
+    x, *ctx.geometry = inputs
+    ctx.save_for_backward(x, output[0])
+
+
+def _rf_moments_backward(ctx, grad_mean: Tensor, grad_covariance: Tensor):
+    if torch.is_grad_enabled():
+        inputs = (ctx.saved_tensors[0], *ctx.geometry)
+        grads = (grad_mean, grad_covariance)
+        return _differentiable(native_reference.rf_moments, inputs, grads)
+    grad = torch.ops.mmrfa.rf_moments_backward(
+        grad_mean, grad_covariance, *ctx.saved_tensors, *ctx.geometry
+    )
+    return grad, *[None] * 4
+
+
+def _rf_moments_backward_shape(grad_mean, grad_covariance, x, *rest):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)

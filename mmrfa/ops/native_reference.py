@@ -1,0 +1,49 @@
+"""What the compiled kernels compute, in plain PyTorch.
+
+Their specification in tests, and the way to second derivatives, which the
+kernels do not have. Arguments as in ``csrc/binding.cpp``.
+"""
+
+import torch
+from torch import Tensor
+
+from mmrfa.ops.fused import sum_over_taps
+from mmrfa.ops.receptive_field import receptive_field
+from mmrfa.ops.rfa.reference import softmax_over_taps
+
+
+def rf_features(x, weight, shift, kernel, stride, padding, dilation) -> Tensor:
+    """``ReLU(sum_t' weight[c, t, t'] * U[c, t'] + shift[c, t])``."""
+    field = receptive_field(x, kernel, stride, padding, dilation)
+    y = torch.einsum('ctk,nckab->nctab', weight.to(x.dtype), field)
+    return (y + shift.to(x.dtype)[:, :, None, None]).relu()
+
+
+def rf_conv(
+    x,
+    gain,
+    feature_weight,
+    feature_shift,
+    weight,
+    bias,
+    stride,
+    padding,
+    dilation,
+    groups,
+) -> Tensor:
+    """Features, weighted by attention if there is a gain, and summed."""
+    geometry = (weight.shape[2:], stride, padding, dilation)
+    y = rf_features(x, feature_weight, feature_shift, *geometry)
+    if gain is not None:
+        pooled = receptive_field(x, *geometry).mean(2, keepdim=True)
+        y = y * softmax_over_taps(pooled * gain.to(x.dtype)[:, :, None, None])
+    return sum_over_taps(y, weight.to(x.dtype), bias, groups)
+
+
+def rf_moments(x, kernel, stride, padding, dilation) -> tuple[Tensor, Tensor]:
+    """Mean (C, K) and covariance (C, K, K) of the receptive field."""
+    field = receptive_field(x, kernel, stride, padding, dilation).double()
+    field = field.permute(1, 2, 0, 3, 4).flatten(2)
+    mean = field.mean(2)
+    centred = field - mean.unsqueeze(2)
+    return mean, centred @ centred.transpose(1, 2) / field.size(2)
