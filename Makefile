@@ -14,11 +14,11 @@ DEMO_CONFIG := configs/demo/deeplabv3plus_r18-rfa-d16_1xb8-300_sample-96x96.py
 DEMO := work_dirs/demo
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help base ops demo test lint clean
+.PHONY: help base ops demo test test-classification lint clean
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1  /p' '$(ROOT)/Makefile' \
-	  | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' '$(ROOT)/Makefile' \
+	  | expand -t 28
 
 base: ## install segmentation into .venv (no compiler needed)
 	@$(BOOTSTRAP) base
@@ -48,11 +48,18 @@ test: ## install what tests need, then run all of them
 	@$(BOOTSTRAP) test
 	@cd '$(ROOT)'; '$(VENV)/python' -m pytest $(PYTEST_ARGS)
 
+# tests/conftest.py is for both; what it skips here, `make test` runs.
+test-classification: ## mmpretrain in .venv-cls, on another torch
+	@$(BOOTSTRAP) classification
+	@cd '$(ROOT)'; '$(ROOT)/.venv-cls/bin/python' -m pytest \
+	  tests/test_classification tests/test_ops tests/test_layers \
+	  $(PYTEST_ARGS)
+
 lint: ## ruff and codespell
 	@$(BOOTSTRAP) lint
 	@cd '$(ROOT)'; '$(VENV)/ruff' check; '$(VENV)/ruff' format --check; \
 	'$(VENV)/codespell'
 
-clean: ## remove .venv and caches; data and work_dirs stay
-	@cd '$(ROOT)'; rm -rf .venv .pytest_cache .ruff_cache build dist mmrfa/.mim; \
+clean: ## remove environments and caches; data and work_dirs stay
+	@cd '$(ROOT)'; rm -rf .venv .venv-cls .pytest_cache .ruff_cache build dist mmrfa/.mim; \
 	find . -name __pycache__ -prune -exec rm -rf {} +

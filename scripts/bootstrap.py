@@ -4,6 +4,7 @@
     bootstrap.py ops    base, detection and mmcv's compiled operators
     bootstrap.py test   ops and pytest
     bootstrap.py lint   ruff and codespell only
+    bootstrap.py classification   mmpretrain and pytest, in ``.venv-cls``
     bootstrap.py check  say what is installed; exit 1 if base is not
 
 Needs nothing but Python itself. What is already there is left alone, so that
@@ -36,6 +37,7 @@ REQUIREMENTS = REPO / 'requirements'
 PYTHONS = (3, 10), (3, 14)
 # GB that installing takes, with a little to spare.
 DISK_TORCH, DISK_REST, DISK_OPS, DISK_BUILD = 1.5, 1.0, 0.5, 1.0
+DISK_CUDA = 9.0  # with what pip fetches
 HEARTBEAT = 20  # seconds
 
 
@@ -433,6 +435,22 @@ def lint(torch: str) -> None:
     install_file('lint.txt')
 
 
+def classification(torch: str) -> None:
+    """Make a second environment, whose torch torchvision was built for.
+
+    ``torch`` is for the first one and means nothing here.
+    """
+    global VENV, PYTHON
+    VENV = REPO / '.venv-cls'
+    PYTHON = VENV / 'bin' / 'python'
+    lines = (REQUIREMENTS / 'classification.txt').read_text().splitlines()
+    if version_of('torchvision') is None:
+        check_disk(REPO, DISK_CUDA)
+    base(' '.join(line for line in lines if line.startswith('torch')))
+    install_file('classification.txt')
+    install_kernels()
+
+
 def check(torch: str) -> None:
     names = 'torch', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation'
     for name in (*names, 'mmrfa', 'onedl-mmdetection', 'pytest'):
@@ -442,7 +460,14 @@ def check(torch: str) -> None:
         raise Stop(f'{VENV} is not complete; install it with: make base')
 
 
-COMMANDS = dict(base=base, ops=ops, test=test, lint=lint, check=check)
+COMMANDS = dict(
+    base=base,
+    ops=ops,
+    test=test,
+    lint=lint,
+    classification=classification,
+    check=check,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
