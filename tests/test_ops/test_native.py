@@ -1,0 +1,202 @@
+"""The compiled CPU kernels as operators of torch."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmrfa.layers import RFAConv, RFCAConv
+from mmrfa.ops import native, native_reference, use_backend
+
+ROOT = Path(__file__).parents[2]
+LAYERS = [RFAConv, RFCAConv]
+# kernel, stride, padding, dilation of (2, 5, 9, 21)
+GEOMETRIES = [
+    ((3, 3), (1, 1), (1, 1), (1, 1)),
+    ((3, 3), (2, 3), (1, 2), (2, 1)),
+    ((5, 2), (1, 2), (3, 0), (1, 3)),
+    ((1, 1), (1, 1), (0, 0), (1, 1)),
+]
+every_geometry = pytest.mark.parametrize('geometry', GEOMETRIES, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def kernels():
+    reason = native.unavailable()
+    if reason is not None:
+        pytest.skip(f'backend cpu: {reason}')
+
+
+def inputs(geometry, dtype=torch.float32):
+    taps = geometry[0][0] * geometry[0][1]
+    x = torch.randn(2, 5, 9, 21).to(dtype).requires_grad_()
+    folded = torch.randn(5, taps, taps, requires_grad=True)
+    shift = torch.randn(5, taps, requires_grad=True)
+    return x, folded, shift
+
+
+@every_geometry
+def test_features(geometry):
+    x, folded, shift = inputs(geometry)
+    args = (x, folded, shift, *geometry)
+    compare('rf_features', args)
+
+
+@every_geometry
+@pytest.mark.parametrize('gain', [True, False], ids=['attends', 'plain'])
+def test_conv(geometry, gain):
+    x, folded, shift = inputs(geometry)
+    gain = torch.randn(shift.shape, requires_grad=True) if gain else None
+    weight = torch.randn(10, 1, *geometry[0], requires_grad=True)
+    bias = torch.randn(10, requires_grad=True)
+    args = (x, gain, folded, shift, weight, bias, *geometry[1:], 5)
+    compare('rf_conv', args)
+
+
+@every_geometry
+def test_moments(geometry):
+    x, _, _ = inputs(geometry)
+    compare('rf_moments', (x, *geometry))
+
+
+def compare(name, args):
+    """Outputs and gradients against plain PyTorch in float64."""
+    ours = getattr(torch.ops.mmrfa, name)(*args)
+    wide = [
+        a.detach().double().requires_grad_() if torch.is_tensor(a) else a
+        for a in args
+    ]
+    exact = getattr(native_reference, name)(*wide)
+    ours = ours if isinstance(ours, tuple) else (ours,)
+    exact = exact if isinstance(exact, tuple) else (exact,)
+    for a, b in zip(ours, exact, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=2e-5, atol=2e-5)
+    grads = [torch.randn_like(b) for b in exact]
+    torch.autograd.backward(ours, [g.to(a) for g, a in zip(grads, ours)])
+    torch.autograd.backward(exact, grads)
+    tensors = [(a, b) for a, b in zip(args, wide) if torch.is_tensor(a)]
+    assert tensors
+    for a, b in tensors:
+        scale = b.grad.abs().max()
+        assert (a.grad - b.grad).abs().max() <= 1e-5 * scale + 1e-6
+
+
+def test_opcheck():
+    torch.manual_seed(0)
+    geometry = GEOMETRIES[1]
+    x, folded, shift = inputs(geometry)
+    weight = torch.randn(4, 5, *geometry[0], requires_grad=True)
+    gain = torch.randn(shift.shape, requires_grad=True)
+    rest = (weight, None, *map(list, geometry[1:]), 1)
+    lists = list(map(list, geometry))
+    ops = torch.ops.mmrfa
+    torch.library.opcheck(ops.rf_moments, (x, *lists))
+    torch.library.opcheck(ops.rf_features, (x, folded, shift, *lists))
+    torch.library.opcheck(ops.rf_conv, (x, gain, folded, shift, *rest))
+    torch.library.opcheck(ops.rf_conv, (x, None, folded, shift, *rest))
+
+
+def test_infinite_values_stay_where_they_are():
+    """Garbage past the end of a row does not leak NaN into gradients."""
+    x, folded, shift = inputs(GEOMETRIES[0])
+    with torch.no_grad():
+        x[0, 0, 0, 0] = float('inf')
+    y = torch.ops.mmrfa.rf_features(x, folded, shift, *GEOMETRIES[0])
+    assert y[0, 0, :, 3:].isfinite().all()
+    assert y[:, 1:].isfinite().all()
+    nan = torch.ops.mmrfa.rf_features(
+        x * float('nan'), folded, shift, *GEOMETRIES[0]
+    )
+    assert nan.isnan().all()
+
+
+def test_threads_do_not_change_the_result():
+    layer = RFAConv(6, 4, 3, padding=1)
+    x = torch.randn(3, 6, 17, 19)
+    threads = torch.get_num_threads()
+    found = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        twin = copy.deepcopy(layer)
+        with use_backend('cpu'):
+            twin(x).sum().backward()
+        found.append([p.grad for p in twin.parameters()])
+    torch.set_num_threads(threads)
+    for other in found[1:]:
+        for a, b in zip(found[0], other):
+            torch.testing.assert_close(a, b)
+
+
+def test_more_than_one_group_of_pixels():
+    """An image whose features exceed the cache is worked on in pieces."""
+    layer = RFAConv(32, 4, 3, padding=1)
+    x = torch.randn(2, 32, 120, 130)
+    found = []
+    for backend in ('cpu', 'reference'):
+        twin = copy.deepcopy(layer)
+        y = x.clone().requires_grad_()
+        with use_backend(backend):
+            out = twin(y)
+        out.pow(2).mean().backward()
+        grads = [p.grad for p in twin.parameters()]
+        found.append([out, y.grad, *grads, *twin.buffers()])
+    for a, b in zip(*found):
+        assert (a - b).abs().max() <= 1e-4 * b.abs().max()
+
+
+@pytest.mark.parametrize('layer', LAYERS, ids=lambda c: c.__name__)
+def test_export_keeps_the_function(layer):
+    module = layer(4, 6, 3, padding=1).eval()
+    x = torch.randn(2, 4, 8, 8)
+    with use_backend('cpu'), torch.no_grad():
+        expected = module(x)
+        program = torch.export.export(module, (x,))
+        torch.testing.assert_close(program.module()(x), expected)
+    names = {str(node.target) for node in program.graph.nodes}
+    assert any('mmrfa.rf_' in name for name in names)
+
+
+@pytest.mark.parametrize('layer', LAYERS, ids=lambda c: c.__name__)
+def test_compile_keeps_the_function(layer):
+    """With the backend that checks graphs but needs no compiler."""
+    module = layer(4, 6, 3, padding=1)
+    x = torch.randn(2, 4, 8, 8)
+    twin = copy.deepcopy(module)
+    with use_backend('cpu'):
+        expected = module(x)
+        got = torch.compile(twin, backend='aot_eager')(x)
+        torch.testing.assert_close(got, expected)
+        expected.sum().backward()
+        got.sum().backward()
+    for a, b in zip(twin.parameters(), module.parameters()):
+        torch.testing.assert_close(a.grad, b.grad)
+    for a, b in zip(twin.buffers(), module.buffers()):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_library_that_does_not_fit_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, '__file__', str(tmp_path / 'native.py'))
+    unavailable = native.unavailable.__wrapped__
+    assert 'was not built' in unavailable()
+    other = tmp_path / f'{native.PREFIX}1_0_0.so'
+    other.write_bytes(b'')
+    assert f'another torch ({other.name})' in unavailable()
+    (tmp_path / f'{native.library_stem()}.so').write_bytes(b'no library')
+    assert 'does not load' in unavailable()
+
+
+def test_says_what_can_run():
+    result = subprocess.run(
+        [sys.executable, '-m', 'mmrfa.ops'],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert 'rfa_conv2d         cpu        runs' in lines
+    assert 'aw_conv2d          reference  runs' in lines
+    assert len(lines) == 12
