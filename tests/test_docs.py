@@ -12,7 +12,7 @@ from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
-from mmrfa import layers
+from mmrfa import layers, ops
 from mmrfa.models.family import PACKAGES
 
 REPO = Path(__file__).resolve().parents[1]
@@ -153,6 +153,23 @@ def test_versions_are_those_checked():
     assert {
         module: (tuple(names[:3]), tuple(names[3:])) for module, *names in rows
     } == PACKAGES
+
+
+def test_readme_lists_every_backend():
+    text = README.read_text()
+    section = text[text.index('## Backends') :].split('\n## ')[0]
+    rows = re.findall(r'^\| `(\w+)` \| ([^|]+) \|', section, re.M)
+    assert tuple(name for name, _ in rows) == ops.BACKENDS
+    forms = {
+        'RFAConv': ops.rfa_conv2d,
+        'RFCBAMConv': ops.rfcbam_conv2d,
+        'RFCAConv': ops.rfca_conv2d,
+        'AWConv': ops.aw_conv2d,
+    }
+    for name, operators in rows:
+        having = [k for k, form in forms.items() if name in form.backends]
+        wanted = 'all' if having == list(forms) else ', '.join(having)
+        assert operators == wanted
 
 
 def test_error_lines_are_in_the_code():
