@@ -6,3 +6,5 @@ _base_ = [
     '../_base_/det_runtime.py',
 ]
 model = dict(roi_head=dict(bbox_head=dict(num_classes=3)))
+# The first metric is that of a single class here.
+default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP'))
