@@ -105,7 +105,9 @@ def draw_predictions(config, args: argparse.Namespace) -> None:
             f'{" or ".join(DRAWING)} in the config, got {_scope(config)}'
         )
     kind, folder = DRAWING[_scope(config)]
+    # Every image: during training these hooks draw one in fifty.
     options = dict(type=kind, show=args.show, wait_time=args.wait_time)
+    options['interval'] = 1
     options['enable' if kind == 'VisualizationHook' else 'draw'] = True
     if args.show_dir is not None:
         target = str(Path(args.show_dir).absolute())

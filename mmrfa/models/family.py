@@ -25,7 +25,6 @@ PACKAGES = {
     ),
 }
 OPTIONAL = ('mmdet',)
-ADVICE = 'pip install "mmrfa[all]"'
 
 
 def check_family() -> None:
@@ -54,20 +53,20 @@ def check_family() -> None:
         raise ImportError(
             'mmrfa: expected one family of OpenMMLab packages, got both '
             f'{", ".join(forks)} and {", ".join(originals)}; uninstall all '
-            f'of them, then {ADVICE}'
+            'of them, then install one (docs/install.md)'
         )
     for module, entries in found.items():
         if not entries and module not in OPTIONAL:
-            wanted = PACKAGES[module][1 if originals else 0][0]
+            wanted = PACKAGES[module][1 if originals else 0]
             raise ImportError(
-                f'mmrfa.models: package {wanted} (module {module}) is not '
-                f'installed; {ADVICE}'
+                f'mmrfa.models: package {wanted[0]} (module {module}) is not '
+                f'installed; {_advice(*wanted)}'
             )
         for name, installed, low, high in entries:
             if _key(installed) < _key(low):
                 raise ImportError(
                     f'mmrfa.models: expected {name} >= {low}, < {high}, got '
-                    f'{installed}; {ADVICE}'
+                    f'{installed}; {_advice(name, low, high)}'
                 )
             if _key(installed) >= _key(high):
                 warnings.warn(
@@ -75,6 +74,10 @@ def check_family() -> None:
                     f'{installed} is installed',
                     stacklevel=3,
                 )
+
+
+def _advice(name: str, low: str, high: str) -> str:
+    return f'pip install "{name}>={low},<{high}"'
 
 
 def _installed(name: str) -> str | None:

@@ -60,7 +60,7 @@ def import_package(module: str, distribution: str | None = None) -> None:
         if error.name is not None and error.name in module:
             raise InputError(
                 f'{module} needs package {distribution or module}, which is '
-                'not installed; pip install "mmrfa[all]"'
+                f'not installed; pip install {distribution or module}'
             ) from error
         if str(error).startswith('mmrfa'):  # our own check of the packages
             raise InputError(str(error)) from error
