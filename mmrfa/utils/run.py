@@ -143,10 +143,10 @@ def check_pretrained(model: 'nn.Module') -> None:
     Raises:
         InputError: they cannot be fetched or read.
     """
-    from mmrfa.models.pretrained import fetch_weights
+    from mmrfa.models.pretrained import PRETRAINED, fetch_weights
 
     for module in model.modules():
         init = getattr(module, 'init_cfg', None)
         for part in init if isinstance(init, list | tuple) else [init]:
-            if isinstance(part, dict) and part.get('type') == 'Pretrained':
+            if isinstance(part, dict) and part.get('type') in PRETRAINED:
                 fetch_weights(part['checkpoint'], part.get('prefix'))

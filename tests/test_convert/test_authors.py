@@ -11,7 +11,7 @@ from mmrfa.errors import InputError
 from mmrfa.models import RFAResNet
 
 sys.path.insert(0, str(Path(__file__).parent))
-import authors_networks as authors  # noqa: E402
+import authors_networks as authors
 
 CASES = [(name, op) for name, op in authors.OPERATORS.items()]
 CASES.append(('RFCBAMConv', authors.LogRFCBAM))

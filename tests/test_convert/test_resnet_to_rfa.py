@@ -1,0 +1,200 @@
+"""The tool that converts ordinary checkpoints, and a segmentor through it."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmrfa.models import RFAResNet
+from mmrfa.utils.checkpoint import load_checkpoint_file
+from mmrfa.utils.cli import run_tool
+from mmrfa.utils.config import import_scope, load_config
+from mmrfa.utils.run import build_model, build_runner
+
+REPO = Path(__file__).parents[2]
+CONFIG = 'deeplabv3plus/deeplabv3plus_r18-d16_4xb4-20k_voc12aug-512x512.py'
+
+
+@pytest.fixture
+def tool():
+    path = REPO / 'tools/model_converters/resnet_to_rfa.py'
+    spec = spec_from_file_location(path.stem, path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *args: run_tool(lambda: module.main(list(map(str, args))))
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A file with torchvision's names, and the network in it."""
+    net = RFAResNet(18)
+    net.init_weights()
+    state = {**net.state_dict(), 'fc.weight': torch.zeros(10, 512)}
+    torch.save(state, tmp_path / 'plain.pth')
+    return tmp_path / 'plain.pth', net.eval()
+
+
+def test_result_loads_as_pretrained(tool, plain, tmp_path, capsys):
+    source, net = plain
+    target = tmp_path / 'rfa.pth'
+    options = ('--depth', 18, '--attention-conv', 'RFAConv')
+    options += ('--mode', 'unfold', '--stages', 2, 4)
+    assert tool(source, target, *options) == 0
+    printed = capsys.readouterr().out
+    assert 'fc.weight: not in the backbone' in printed
+    assert 'layer2.0.conv1.weight -> layer2.0.conv1.conv.weight' in printed
+    assert all(f'  {key}' in printed for key in net.state_dict())
+    ours = RFAResNet(
+        18,
+        attention_conv=dict(type='RFAConv', mode='unfold'),
+        stage_with_attention_conv=(False, True, False, True),
+    )
+    state = torch.load(target, weights_only=True)['state_dict']
+    ours.load_state_dict(state, strict=True)
+    assert all(f'  {key}' in printed for key in state if '.attn.' in key)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        for a, b in zip(ours.eval()(x), net(x), strict=True):
+            assert float((a - b).norm() / b.norm()) < 1e-5
+    first = target.read_bytes()
+    assert tool(source, target, *options) == 0
+    assert load_checkpoint_file(target).keys() == {'meta', 'state_dict'}
+    assert len(first) == len(target.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (('--depth', 34, '--attention-conv', 'RFAConv'), 'ResNet-34'),
+        (('--depth', 18, '--attention-conv', 'NoConv'), 'NoConv'),
+        (
+            ('--depth', 18, '--attention-conv', 'CAConv', '--mode', 'group'),
+            'mode',
+        ),
+        (
+            (
+                *('--depth', 18, '--attention-conv', 'RFAConv'),
+                *('--calibrate', 'nowhere.py'),
+            ),
+            'nowhere.py',
+        ),
+        (
+            (
+                *('--depth', 18, '--attention-conv', 'RFAConv', '--calibrate'),
+                REPO / 'configs/deeplabv3/'
+                'deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512.py',
+            ),
+            'depth=18',
+        ),
+    ],
+    ids=['depth', 'type', 'mode', 'no-config', 'other-config'],
+)
+def test_mistakes_write_nothing(options, words, tool, plain, tmp_path, capsys):
+    target = tmp_path / 'target.pth'
+    target.write_text('kept')
+    assert tool(plain[0], target, *options) != 0
+    err = capsys.readouterr().err
+    assert err.startswith('error: ')
+    assert err.count('\n') == 1, err
+    assert words in err
+    assert target.read_text() == 'kept'
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_source_is_never_overwritten(tool, plain, capsys):
+    before = plain[0].read_bytes()
+    options = ('--depth', 18, '--attention-conv', 'RFAConv')
+    assert tool(plain[0], plain[0], *options) != 0
+    plain[0].with_name('cut.pth').write_bytes(before[:9000])
+    cut = plain[0].with_name('cut.pth')
+    assert tool(cut, plain[0], *options) != 0
+    assert 'truncated' in capsys.readouterr().err
+    assert plain[0].read_bytes() == before
+
+
+@pytest.mark.parametrize('conv', ('RFAConv', 'RFCBAMConv'))
+def test_segmentor_keeps_its_accuracy(
+    conv, tool, sample_root, tmp_path, monkeypatch
+):
+    """Train the plain twin a little, convert it whole, same mIoU; calibrate.
+
+    Also: the training mode of the calibrated network is close.
+    """
+    monkeypatch.setenv('MMRFA_DATA_ROOT', str(sample_root))
+    options = {
+        'train_cfg': dict(
+            type='IterBasedTrainLoop', max_iters=12, val_interval=99
+        ),
+        'param_scheduler': [],
+        'optim_wrapper': dict(
+            type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)
+        ),
+        'crop_size': (64, 64),
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False,
+        'train_dataloader.dataset.pipeline': [
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(type='RandomCrop', crop_size=(64, 64)),
+            dict(type='PackSegInputs'),
+        ],
+        'val_dataloader.num_workers': 0,
+        'val_dataloader.persistent_workers': False,
+        'val_dataloader.dataset.indices': 12,
+        'val_dataloader.dataset.pipeline': [
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs'),
+        ],
+        'model.data_preprocessor.size': (64, 64),
+        'model.backbone.norm_cfg': dict(type='BN', requires_grad=True),
+        'model.decode_head.norm_cfg': dict(type='BN', requires_grad=True),
+        'model.auxiliary_head.norm_cfg': dict(type='BN', requires_grad=True),
+        'default_hooks.checkpoint.interval': 12,
+        'randomness': dict(seed=0),
+    }
+    path = str(REPO / 'configs' / CONFIG)
+
+    def config(operator):
+        cfg = load_config(path, options)
+        cfg.model.backbone.init_cfg = None
+        cfg.work_dir = str(tmp_path / (operator or 'plain'))
+        if operator:
+            cfg.model.backbone.attention_conv = dict(type=operator)
+        import_scope(cfg)
+        return cfg
+
+    def miou(cfg, checkpoint):
+        cfg.load_from = str(checkpoint)
+        cfg.test_dataloader = cfg.val_dataloader
+        cfg.test_evaluator = cfg.val_evaluator
+        return build_runner(cfg, 'none', train=False).test()['mIoU']
+
+    build_runner(config(None), 'none', train=True).train()
+    twin = tmp_path / 'plain/iter_12.pth'
+    target = tmp_path / 'started.pth'
+    dumped = tmp_path / 'used.py'
+    config(conv).dump(dumped)
+    assert (
+        tool(
+            *(twin, target, '--depth', 18, '--attention-conv', conv),
+            *('--whole', '--calibrate', dumped, '--batches', 3),
+        )
+        == 0
+    )
+    before, after = miou(config(None), twin), miou(config(conv), target)
+    assert before > 5
+    assert after == pytest.approx(before, abs=1e-2)
+
+    nets = [build_model(config(None)), build_model(config(conv))]
+    for net, file in zip(nets, (twin, target), strict=True):
+        net.load_state_dict(load_checkpoint_file(file)['state_dict'])
+        net.backbone.train()
+    images = torch.randn(8, 3, 64, 64)
+    with torch.no_grad():
+        outs = [net.backbone(images)[-1] for net in nets]
+    assert torch.isfinite(outs[1]).all()
+    norm = nets[1].backbone.layer2[0].conv1.norm
+    assert norm.num_batches_tracked == 1
+    assert norm.bias.detach().abs().max() > 0
