@@ -19,7 +19,7 @@ from mmrfa.utils.config import import_package
 
 import_package('mmdet.models', 'mmdetection')
 
-from mmdet.models import CSPDarknet, YOLOXPAFPN  # noqa: E402
+from mmdet.models import YOLOXPAFPN, CSPDarknet  # noqa: E402
 
 
 @MODELS.register_module()
@@ -54,17 +54,23 @@ class RFACSPDarknet(CSPDarknet):
     ) -> None:
         super().__init__(*args, **kwargs)
         names = self.layers[1:]  # behind the stem
-        chosen = stage_with_attention_conv or [True] * len(names)
+        chosen = stage_with_attention_conv
+        if chosen is None:
+            chosen = [True] * len(names)
         if len(chosen) != len(names):
             raise InputError(
                 'RFACSPDarknet: expected stage_with_attention_conv with '
-                f'{len(names)} entries, one per stage, got '
-                f'{stage_with_attention_conv!r}'
+                f'{len(names)} entries, one per stage, got {chosen!r}'
             )
         if attention_conv is not None:
             for name, wanted in zip(names, chosen, strict=True):
                 if wanted:
                     replace_conv(getattr(self, name)[0], attention_conv)
+
+    def train(self, mode: bool = True) -> 'RFACSPDarknet':
+        """Set the mode and return self, which mmdet's own does not."""
+        super().train(mode)
+        return self
 
 
 @MODELS.register_module()

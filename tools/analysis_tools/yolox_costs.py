@@ -25,7 +25,7 @@ PUBLISHED = (
     ('voc0712', 'YOLOv5s'),
     ('coco', 'YOLOv5n'),
 )
-BLOCK = re.compile('(<!-- costs -->\n).*(\n<!-- end of costs -->)', re.DOTALL)
+BLOCK = re.compile('(<!-- costs -->\n).*(<!-- end of costs -->)', re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
             f'--write {args.write}: expected the marks <!-- costs --> and '
             '<!-- end of costs -->, each on a line, found none'
         )
-    text = BLOCK.sub(lambda found: found[1] + table() + found[2], text)
+    rows = table()
+    text = BLOCK.sub(lambda found: f'{found[1]}{rows}\n{found[2]}', text)
     Path(args.write).write_text(text, encoding='utf-8')
 
 
