@@ -1,6 +1,7 @@
 """RFAResNet and RFAResNetV1c."""
 
 import logging
+import os
 
 import pytest
 import torch
@@ -351,3 +352,31 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     with pytest.raises(InputError, match='refused to run io.open from it'):
         pretrained(tmp_path / 'x.pth').init_weights()
     assert not (tmp_path / 'ran').exists()
+
+
+def test_downloads_are_cached_and_no_code_in_them_is_run(
+    tmp_path, monkeypatch
+):
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    source = RFAResNet(18, attention_conv=RFA, **SMALL)
+    torch.save(source.state_dict(), tmp_path / 'good.pth')
+    torch.save(dict(state_dict=Hostile(tmp_path / 'ran')), tmp_path / 'x.pth')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_port}'
+        net = pretrained(f'{address}/good.pth')
+        net.init_weights()
+        with pytest.raises(InputError, match='refused to run code'):
+            pretrained(f'{address}/x.pth').init_weights()
+        server.shutdown()
+    assert torch.equal(
+        net.layer1[0].conv1.weight, source.layer1[0].conv1.weight
+    )
+    assert list((tmp_path / 'cache').rglob('good.pth'))
+    assert not (tmp_path / 'ran').exists()
+    assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
