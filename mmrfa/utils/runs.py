@@ -86,7 +86,7 @@ def collect_runs(
         elif name not in configs:
             notes.append(f'{place}: {name} is no config of the zoo')
         else:
-            used = _load(place / 'vis_data/config.py')
+            used = read_config(place / 'vis_data/config.py')
             step, metrics = _last_evaluation(scalars)
             length = _length(used, place)
             if step < length:
@@ -101,7 +101,7 @@ def collect_runs(
                     config=name,
                     seed=_seed(used, place),
                     metrics=metrics,
-                    changes=_changes(used, _load(configs[name])),
+                    changes=_changes(used, read_config(configs[name])),
                 )
             )
     # Run folders are named by their time; work dirs are not.
@@ -203,7 +203,18 @@ def _seed(used: dict, place: Path) -> int | None:
 
 
 @cache
-def _load(path: Path) -> dict:
+def read_config(path: Path) -> dict:
+    """Read a config without importing what it needs.
+
+    Args:
+        path (Path): the file.
+
+    Returns:
+        dict: its content, not to be changed: the next caller gets it too.
+
+    Raises:
+        InputError: not a config.
+    """
     from mmengine.config import Config
 
     try:
