@@ -13,6 +13,8 @@ BOOTSTRAP = cd '$(ROOT)' && '$(PYTHON)' scripts/bootstrap.py --torch '$(TORCH)'
 DEMO_CONFIG := configs/demo/deeplabv3plus_r18-rfa-d16_1xb8-300_sample-96x96.py
 DEMO := work_dirs/demo
 export PYTHONUNBUFFERED := 1
+# Threads that wait must not spin: on a shared machine that costs 10 times.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help base ops demo test test-classification lint clean
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmrfa.errors import InputError
+
 CLASSES = ('background', 'ball', 'book', 'kite')
 PALETTE = ((0, 0, 0), (230, 60, 60), (60, 90, 230), (240, 200, 40))
 
@@ -69,15 +71,15 @@ def write_sample(
         configurations run on the sample.
 
     Raises:
-        ValueError: A count below 1, or a size below 32.
+        InputError: A count below 1, or a size below 32.
     """
     if num_train < 1 or num_val < 1:
-        raise ValueError(
+        raise InputError(
             'the sample needs at least 1 training and 1 validation image, '
             f'got {num_train} and {num_val}'
         )
     if size < 32:
-        raise ValueError(f'sample images are at least 32 pixels, got {size}')
+        raise InputError(f'sample images are at least 32 pixels, got {size}')
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     # Written aside and then moved: a run cut short leaves no half data set.

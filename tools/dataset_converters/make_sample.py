@@ -1,11 +1,18 @@
 """Generate the sample data set of demo and tests."""
 
 import argparse
+import sys
 
 from mmrfa.datasets.sample import write_sample
+from mmrfa.utils.cli import run_tool
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    """Run the tool.
+
+    Args:
+        argv (list[str] | None): arguments; None reads the command line.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', help='data root to write, e.g. data/sample')
     parser.add_argument('--num-train', type=int, default=160)
@@ -14,15 +21,12 @@ def main() -> None:
         '--size', type=int, default=96, help='height and width, in pixels'
     )
     parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
-    try:
-        out = write_sample(
-            args.out, args.num_train, args.num_val, args.size, args.seed
-        )
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    args = parser.parse_args(argv)
+    out = write_sample(
+        args.out, args.num_train, args.num_val, args.size, args.seed
+    )
     print(f'{args.num_train} + {args.num_val} images in {out}')
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run_tool(main))
