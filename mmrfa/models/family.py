@@ -76,6 +76,21 @@ def check_family() -> None:
                 )
 
 
+def package_of(module: str) -> str:
+    """Name what to install for a module, in the family that is in use.
+
+    Args:
+        module (str): mmseg, mmdet, mmpretrain, or any other.
+
+    Returns:
+        str: a distribution; for other modules their own name.
+    """
+    names = {key: (fork[0], own[0]) for key, (fork, own) in PACKAGES.items()}
+    names['mmpretrain'] = ('onedl-mmpretrain', 'mmpretrain')
+    originals = any(_installed(own) for _, own in names.values())
+    return names.get(module, (module, module))[originals]
+
+
 def _advice(name: str, low: str, high: str) -> str:
     return f'pip install "{name}>={low},<{high}"'
 

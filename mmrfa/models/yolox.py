@@ -17,7 +17,7 @@ from mmrfa.models.backbones.rfa_resnet import (
 )
 from mmrfa.utils.config import import_package
 
-import_package('mmdet.models', 'mmdetection')
+import_package('mmdet.models')
 
 from mmdet.models import YOLOXPAFPN, CSPDarknet  # noqa: E402
 

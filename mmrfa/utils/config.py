@@ -11,12 +11,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
-# Scopes that a config may name, and the distribution behind each.
-PACKAGES = {
-    'mmseg': 'mmsegmentation',
-    'mmdet': 'mmdetection',
-    'mmpretrain': 'mmpretrain',
-}
+# Scopes that a config may name.
+SCOPES = ('mmseg', 'mmdet', 'mmpretrain')
 
 
 def require_packages() -> None:
@@ -38,13 +34,11 @@ def require_packages() -> None:
         ) from error
 
 
-def import_package(module: str, distribution: str | None = None) -> None:
+def import_package(module: str) -> None:
     """Import a module of an OpenMMLab package.
 
     Args:
         module (str): its name.
-        distribution (str | None): what to install for it, if it has another
-            name. Defaults to None.
 
     Raises:
         InputError: it is missing, needs mmcv's compiled operators, or fails.
@@ -58,9 +52,12 @@ def import_package(module: str, distribution: str | None = None) -> None:
                 'not installed; `make ops` in a clone of mmrfa adds them'
             ) from error
         if error.name is not None and error.name in module:
+            from mmrfa.models.family import package_of
+
+            package = package_of(module.partition('.')[0])
             raise InputError(
-                f'{module} needs package {distribution or module}, which is '
-                f'not installed; pip install {distribution or module}'
+                f'{module} needs package {package}, which is not installed; '
+                f'pip install {package}'
             ) from error
         if str(error).startswith('mmrfa'):  # our own check of the packages
             raise InputError(str(error)) from error
@@ -142,8 +139,8 @@ def import_scope(config: 'Config') -> None:
     from mmengine.registry import init_default_scope
 
     scope = config.get('default_scope') or 'mmengine'
-    if scope in PACKAGES:
-        import_package(f'{scope}.models', PACKAGES[scope])
+    if scope in SCOPES:
+        import_package(f'{scope}.models')
     init_default_scope(scope)
 
 

@@ -59,3 +59,14 @@ def test_broken_sets(monkeypatch, installed, message):
 def test_newer_versions_only_warn(monkeypatch):
     with pytest.warns(UserWarning, match='< 0.11; 0.11.0 is installed'):
         check(monkeypatch, FORK | {'onedl-mmengine': '0.11.0'})
+
+
+@pytest.mark.parametrize('packages,which', [(FORK, 0), (ORIGINAL, 1)])
+def test_advice_stays_in_the_family(monkeypatch, packages, which):
+    monkeypatch.setattr(family, '_installed', packages.get)
+    for names in (
+        ('onedl-mmpretrain', 'mmpretrain'),
+        ('onedl-mmdetection', 'mmdet'),
+    ):
+        assert family.package_of(names[1]) == names[which]
+    assert family.package_of('other') == 'other'
