@@ -61,8 +61,11 @@ def compute(
         rows, columns = gates_of_means(
             rows, columns, squeeze, squeeze_bias, pure_gate_norm, *expand
         )
-        rows = rows.view(*rows.shape[:2], -1, kernel_size[0]).transpose(2, 3)
-        columns = columns.view(*columns.shape[:2], -1, kernel_size[1])
+        # In full: with no image in the batch, -1 could be any size.
+        height, width = grid.shape[4:]
+        rows = rows.view(*rows.shape[:2], height, kernel_size[0])
+        rows = rows.transpose(2, 3)
+        columns = columns.view(*columns.shape[:2], width, kernel_size[1])
         columns = columns.transpose(2, 3)
         gated = grid * rows[:, :, :, None, :, None]
         gated = gated * columns[:, :, None, :, None, :]
