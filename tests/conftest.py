@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Read when torch starts: threads that wait must not spin.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 import torch
 
 REPO = Path(__file__).resolve().parents[1]
