@@ -11,6 +11,9 @@ check_family()
 from mmengine.registry import MODELS  # noqa: E402
 
 from mmrfa.layers import OPERATORS  # noqa: E402
+from mmrfa.utils.config_scope import allow_config_scopes  # noqa: E402
+
+allow_config_scopes()
 
 for _operator in OPERATORS:
     MODELS.register_module(module=_operator)

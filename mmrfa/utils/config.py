@@ -90,6 +90,9 @@ def load_config(path: str, options: dict | None = None) -> 'Config':
     require_packages()
     from mmengine.config import Config
 
+    from mmrfa.utils.config_scope import allow_config_scopes
+
+    allow_config_scopes()
     try:
         config = Config.fromfile(path)
     except Exception as error:  # a config is a program, it can raise anything

@@ -1,0 +1,147 @@
+"""mmrfa as people use it who never cloned it: a wheel in an environment."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+CAMVID = 'deeplabv3plus/deeplabv3plus_r18-rfa-d16_1xb8-4k_camvid-256x256.py'
+BCCD = 'faster_rcnn/faster-rcnn_r18-rfa_fpn_1xb4-36e_bccd.py'
+CITYSCAPES = 'fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+# Small enough for a test: one iteration, one validation image.
+SHORT = """
+train_cfg = dict(max_iters=2, val_interval=2)
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False,
+                      dataset=dict(indices=2))
+test_dataloader = dict(num_workers=0, persistent_workers=False,
+                       dataset=dict(indices=2))
+default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
+"""
+
+
+@pytest.fixture(scope='module')
+def python(tmp_path_factory) -> Path:
+    """An interpreter that has the stack, and mmrfa from its wheel alone."""
+    work = tmp_path_factory.mktemp('outside')
+    subprocess.run(
+        [
+            *(sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps'),
+            *('--no-build-isolation', '--no-index', REPO, '-w', work),
+        ],
+        check=True,
+        env={**os.environ, 'MMRFA_KERNELS': '0'},
+    )
+    venv = work / 'venv'
+    subprocess.run(
+        [sys.executable, '-m', 'venv', '--without-pip', venv], check=True
+    )
+    (site,) = venv.glob('lib/python*/site-packages')
+    # What pip does with a wheel that has no scripts.
+    (wheel,) = work.glob('mmrfa-*.whl')
+    zipfile.ZipFile(wheel).extractall(site)
+    # The rest of the stack, but not the editable install of this clone: its
+    # hook lies in a .pth file, and those count in the first folder only.
+    stack = Path(find_spec('mmengine').origin).parents[1]
+    (site / 'stack.pth').write_text(f'{stack}\n')
+    return venv / 'bin' / 'python'
+
+
+def run(python, *arguments, cwd, **env) -> str:
+    """Run a command outside of the clone; its output."""
+    clean = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    result = subprocess.run(
+        [str(a) for a in (python, *arguments)],
+        cwd=cwd,
+        env={**clean, **{k: str(v) for k, v in env.items()}},
+        capture_output=True,
+        text=True,
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output[-3000:]
+    return output
+
+
+def test_configs_by_name(python, tmp_path):
+    """The hub, and a base in another folder, both without a clone."""
+    (tmp_path / 'mine.py').write_text(
+        f"_base_ = 'mmrfa::{CAMVID}'\nmodel = dict(backbone=dict(depth=34))\n"
+    )
+    code = f"""
+        import mmrfa, mmrfa.models
+        from mmengine.config import Config
+        from mmengine.hub import get_config
+        from mmengine.registry import MODELS, init_default_scope
+        assert {str(REPO)!r} not in mmrfa.__file__, mmrfa.__file__
+        hub = get_config('mmrfa::{CAMVID}')
+        mine = Config.fromfile('mine.py')
+        mine.model.backbone.depth = hub.model.backbone.depth
+        assert mine.model.to_dict() == hub.model.to_dict()
+        init_default_scope(mine.default_scope)
+        net = MODELS.build(mine.model)
+        assert type(net.backbone.layer1[0].conv1).__name__ == 'RFAConv'
+        other = get_config('mmseg::{CITYSCAPES}')
+        assert other.model.backbone.type == 'ResNetV1c'
+    """
+    run(python, '-c', dedent(code), cwd=tmp_path)
+
+
+def test_mim_trains_tests_and_infers(python, tmp_path, data_root):
+    """`mim train`, `mim test`, then MMSegInferencer, on CamVid."""
+    data = data_root('camvid').parent
+    config = tmp_path / 'mine.py'
+    config.write_text(f"_base_ = 'mmrfa::{CAMVID}'\n{SHORT}")
+    mim = '-m', 'mim'
+    run(
+        python, *mim, 'train', 'mmrfa', config, '--work-dir', 'run',
+        cwd=tmp_path, MMRFA_DATA_ROOT=data,
+    )  # fmt: skip
+    checkpoint = tmp_path / 'run' / 'iter_2.pth'
+    output = run(
+        python, *mim, 'test', 'mmrfa', config, '--checkpoint', checkpoint,
+        cwd=tmp_path, MMRFA_DATA_ROOT=data,
+    )  # fmt: skip
+    assert 'mIoU' in output
+    image = sorted((data / 'camvid' / 'JPEGImages').glob('*.jpg'))[0]
+    code = f"""
+        import mmrfa.models
+        from mmseg.apis import MMSegInferencer
+        infer = MMSegInferencer('mine.py', {str(checkpoint)!r}, device='cpu')
+        found = infer({str(image)!r}, out_dir='pictures')
+        assert found['predictions'].shape == (360, 480)
+    """
+    run(python, '-c', dedent(code), cwd=tmp_path, MMRFA_DATA_ROOT=data)
+    assert list((tmp_path / 'pictures').rglob('*.png')) or list(
+        (tmp_path / 'pictures').rglob('*.jpg')
+    )
+
+
+def test_det_inferencer(python, tmp_path, data_root):
+    """With a checkpoint of random weights, on one image of BCCD."""
+    if find_spec('mmcv._ext') is None:
+        pytest.skip('mmdet needs the compiled operators of mmcv: make ops')
+    data = data_root('bccd').parent
+    image = sorted((data / 'bccd' / 'images').glob('*.jpg'))[0]
+    code = f"""
+        import torch, mmrfa.models
+        from mmengine.hub import get_config
+        from mmengine.registry import MODELS, init_default_scope
+        config = get_config('mmrfa::{BCCD}')
+        init_default_scope(config.default_scope)
+        net = MODELS.build(config.model)
+        meta = dict(dataset_meta=config.test_dataloader.dataset.metainfo)
+        torch.save(dict(state_dict=net.state_dict(), meta=meta), 'net.pth')
+        config.dump('mine.py')
+        from mmdet.apis import DetInferencer
+        infer = DetInferencer('mine.py', 'net.pth', device='cpu')
+        found = infer({str(image)!r}, out_dir='out', no_save_pred=False)
+        assert 'bboxes' in found['predictions'][0]
+    """
+    run(python, '-c', dedent(code), cwd=tmp_path, MMRFA_DATA_ROOT=data)
+    assert list((tmp_path / 'out' / 'vis').iterdir())
