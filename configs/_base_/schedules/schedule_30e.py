@@ -4,9 +4,7 @@ optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=0.0005),
 )
 param_scheduler = [
-    dict(
-        type='LinearLR', start_factor=0.01, begin=0, end=100, by_epoch=False
-    ),
+    dict(type='LinearLR', start_factor=0.01, begin=0, end=100, by_epoch=False),
     dict(
         type='MultiStepLR',
         begin=0,
