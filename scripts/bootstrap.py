@@ -11,6 +11,9 @@ Needs nothing but Python itself. What is already there is left alone, so that
 a repeat takes seconds and no network.
 """
 
+# Old Pythons must get as far as being refused.
+from __future__ import annotations
+
 import argparse
 import contextlib
 import fcntl
@@ -410,8 +413,8 @@ def build_wheel(key: str) -> Path:
 
 def base(torch: str) -> None:
     make_venv()
+    install_file('base.txt')  # first: without network it fails at once
     install_torch(torch)
-    install_file('base.txt')
     install_mmcv()
     install_mmrfa()
 
