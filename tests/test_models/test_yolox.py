@@ -12,10 +12,12 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
+import mmcv
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -342,6 +344,76 @@ def test_bad_arguments(cfg, message):
     with pytest.raises(InputError, match=message) as error:
         build(cfg)
     assert '\n' not in str(error.value)
+
+
+def write_voc(root: Path) -> None:
+    """Boxes in VOC's layout: two images a year, the last box difficult."""
+    for year, split in (
+        ('VOC2007', 'trainval'),
+        ('VOC2012', 'trainval'),
+        ('VOC2007', 'test'),
+    ):
+        folder = root / 'VOCdevkit' / year
+        for part in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        names = [f'{split}{i}' for i in range(2)]
+        lines = '\n'.join(names) + '\n'
+        (folder / f'ImageSets/Main/{split}.txt').write_text(lines)
+        for name in names:
+            image = np.random.randint(0, 256, (96, 128, 3), dtype=np.uint8)
+            mmcv.imwrite(image, str(folder / f'JPEGImages/{name}.jpg'))
+            boxes = ''.join(
+                f'<object><name>{kind}</name><difficult>{difficult}'
+                f'</difficult><bndbox><xmin>{x}</xmin><ymin>9</ymin>'
+                f'<xmax>{x + 40}</xmax><ymax>60</ymax></bndbox></object>'
+                for kind, x, difficult in (('cat', 5, 0), ('dog', 60, 1))
+            )
+            (folder / f'Annotations/{name}.xml').write_text(
+                '<annotation><size><width>128</width><height>96</height>'
+                f'</size>{boxes}</annotation>'
+            )
+
+
+@pytest.mark.parametrize('size', ['tiny', 's'])
+def test_voc_data(size, monkeypatch, tmp_path):
+    """Both years are mixed; ground truth scores 1 at every threshold."""
+    write_voc(tmp_path)
+    monkeypatch.setenv('MMRFA_DATA_ROOT', str(tmp_path))
+    need_compiled_operators()
+    cfg = Config.fromfile(ZOO / f'yolox_{size}_8xb8-300e_voc0712.py')
+    import mmdet.datasets
+    import mmdet.evaluation  # noqa: F401
+
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        train = DATASETS.build(cfg.train_dataloader.dataset)
+        test = DATASETS.build(cfg.test_dataloader.dataset)
+        metric = METRICS.build(cfg.test_evaluator)
+    paths = {
+        info['img_path']
+        for info in map(train.dataset.get_data_info, range(len(train)))
+    }
+    assert len(train) == len(paths) == 4
+    assert {Path(path).parts[-3] for path in paths} == {'VOC2007', 'VOC2012'}
+    for i in range(4):
+        sample = train[i]
+        assert sample['inputs'].shape == (3, 640, 640)
+        assert len(sample['data_samples'].gt_instances)
+    side = 640 if size == 's' else 416
+    metric.dataset_meta = test.metainfo
+    for sample in (test[0], test[1]):
+        assert sample['inputs'].shape == (3, side, side)
+        truth = sample['data_samples']
+        assert len(truth.gt_instances) == 1  # the other one is difficult
+        found = truth.gt_instances.clone()
+        found.bboxes = found.bboxes.tensor
+        found.scores = torch.ones(1)
+        truth.gt_instances = found
+        truth.ignored_instances.bboxes = truth.ignored_instances.bboxes.tensor
+        truth.pred_instances = found
+        metric.process({}, [truth.to_dict()])
+    scores = metric.evaluate(2)
+    assert scores['pascal_voc/AP50'] == scores['pascal_voc/AP95'] == 1
+    assert scores['pascal_voc/mAP'] == pytest.approx(1)
 
 
 def python(*command: object) -> subprocess.CompletedProcess:
