@@ -119,7 +119,8 @@ def evaluate(config, checkpoint: str) -> float:
     config.load_from = checkpoint
     config.test_dataloader = config.val_dataloader
     config.test_evaluator = config.val_evaluator
-    return float(build_runner(config, 'none', train=False).test()['mIoU'])
+    result = build_runner(config, 'none', train=False).test()
+    return round(float(result['mIoU']), 4)
 
 
 def load_images(config, count: int) -> list[dict]:
