@@ -328,7 +328,7 @@ def test_the_lists_are_complete():
     listed = requirements('torch.txt', *COMPLETE)
     known = {
         'opencv-python',  # opencv-python-headless gives the same module
-        'imaug',  # for the transform Corrupt alone
+        'imagecorruptions-imaug',  # for the transform Corrupt alone
         'opendatalab',  # for `mim download` of data sets alone
     }
     checked = 0
