@@ -329,6 +329,7 @@ def test_the_lists_are_complete():
     known = {
         'opencv-python',  # opencv-python-headless gives the same module
         'networkx',  # torch brings it
+        'pip',  # the environment has it
         'imagecorruptions-imaug',  # for the transform Corrupt alone
         'opendatalab',  # for `mim download` of data sets alone
     }
