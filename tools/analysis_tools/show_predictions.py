@@ -127,7 +127,7 @@ def draw(
         'truth': colours[truth],
         'prediction': colours[prediction],
     }
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3.4))
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.6))
     for axis, (title, picture) in zip(axes, panels.items()):
         axis.imshow(picture, interpolation='nearest')
         axis.set_title(title)
@@ -143,7 +143,7 @@ def draw(
         frameon=False,
         fontsize='small',
     )
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.subplots_adjust(0.01, 0.12, 0.99, 0.9, wspace=0.03)
     figure.savefig(out, dpi=100)
     plt.close(figure)
 
