@@ -68,7 +68,14 @@ def cpu_kernels() -> dict:
         f'mmrfa.ops._kernels_torch_{release}',
         [f'{folder}/{name}.cpp' for name in names],
         depends=[f'{folder}/kernels.h', f'{folder}/kernels.inl'],
-        extra_compile_args=['-O3', '-Wno-psabi', '-ffp-contract=fast'],
+        # at::parallel_for is serial in code compiled without OpenMP. Not
+        # linked: torch brings the library, and there must be only one.
+        extra_compile_args=[
+            '-O3',
+            '-fopenmp',
+            '-Wno-psabi',
+            '-ffp-contract=fast',
+        ],
         optional=True,
     )
     build = BuildExtension.with_options(no_python_abi_suffix=True)

@@ -1,11 +1,12 @@
 // The receptive-field kernels as torch operators for the CPU.
 //
-// Everything works in groups of output pixels small enough for the cache: the
+// Everything works in groups of output pixels small enough for a cache: the
 // features of a group are made by the kernels, channel by channel, and meet
 // the last convolution as a matrix product, which torch's BLAS does. Nothing
 // of size C * K * Ho * Wo exists at any time.
 
 #include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
@@ -17,7 +18,12 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int64_t kGroupBytes = 4 << 20;
+// Features of a group: in forward every thread has groups of its own, in its
+// second-level cache; in backward all threads work on one group, in the third.
+constexpr int64_t kForwardBytes = 512 << 10;
+constexpr int64_t kBackwardBytes = 4 << 20;
+// A matrix product over fewer pixels is slow.
+constexpr int64_t kFewestPixels = 96;
 
 bool has_avx512() {
   static const bool found = __builtin_cpu_supports("avx512f") &&
@@ -53,19 +59,34 @@ struct Group {
   int64_t image, images, row, rows, pixels;
 };
 
-template <typename F>
-void for_each_group(int64_t images, const Geometry& g, int64_t row_bytes,
-                    F each) {
-  const int64_t fit = std::max<int64_t>(1, kGroupBytes / row_bytes);
-  const int64_t rows = std::min(fit, g.out_height);
-  const int64_t together = std::max<int64_t>(1, fit / g.out_height);
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Groups of about `bytes`, of even size, their number a multiple of `threads`
+// where that is possible.
+std::vector<Group> groups_of(int64_t images, const Geometry& g,
+                             int64_t pixel_bytes, int64_t bytes,
+                             int64_t threads) {
+  const int64_t pixels =
+      std::max(bytes / std::max<int64_t>(pixel_bytes, 1), kFewestPixels);
+  int64_t together = std::max<int64_t>(
+      1, pixels / (g.out_height * g.out_width));
+  const int64_t parts = divide_up(images, together);
+  together = divide_up(
+      images, std::min(images, divide_up(parts, threads) * threads));
+  int64_t rows = g.out_height;
+  if (together == 1) {
+    const int64_t fit = std::max<int64_t>(1, pixels / g.out_width);
+    rows = divide_up(g.out_height, divide_up(g.out_height, fit));
+  }
+  std::vector<Group> groups;
   for (int64_t n = 0; n < images; n += together)
     for (int64_t row = 0; row < g.out_height; row += rows) {
       Group group{n, std::min(together, images - n), row,
                   std::min(rows, g.out_height - row), 0};
       group.pixels = group.images * group.rows * g.out_width;
-      each(group);
+      groups.push_back(group);
     }
+  return groups;
 }
 
 // The (channels, pixels) matrix of a group in a (N, channels, Ho, Wo) tensor.
@@ -76,10 +97,6 @@ Tensor pixels_of(const Tensor& t, const Group& group) {
   if (group.images == 1)
     return part[0].flatten(1);
   return part.transpose(0, 1).flatten(1);
-}
-
-float* floats(const Tensor& t) {
-  return t.defined() ? t.data_ptr<float>() : nullptr;
 }
 
 template <typename T>
@@ -94,50 +111,68 @@ struct Parameters {
   Tensor grad_x, grad_gain, grad_weight, grad_shift;  // undefined: forward
 };
 
+float* at_offset(const Tensor& t, int64_t offset) {
+  return t.defined() ? t.data_ptr<float>() + offset : nullptr;
+}
+
+// Channel c of some rows of some images of x.
 template <typename T>
-void run_features(const Parameters& p, const Group& group, const Tensor& y,
-                  const Tensor& grad_y) {
-  const Geometry& g = p.geometry;
-  const int64_t channels = p.x.size(1), taps = g.taps();
-  const int64_t plane = g.height * g.width;
+Channel<T> channel_of(const Tensor& x, const Tensor& grad_x, const Geometry& g,
+                      const Group& group, int64_t c) {
+  const int64_t step = x.stride(0);
+  const int64_t from = group.image * step + c * g.height * g.width;
+  return {g,
+          group.images,
+          group.row,
+          group.rows,
+          step,
+          elements<T>(x) + from,
+          at_offset(grad_x, from)};
+}
+
+// y and grad_y: from the first feature of the group; steps in elements from
+// channel to channel, tap to tap and image to image.
+struct Layout {
+  int64_t channel, tap, image;
+};
+
+template <typename T>
+void run_features(const Parameters& p, const Group& group, T* y,
+                  const T* grad_y, const Layout& layout) {
+  const int64_t channels = p.x.size(1), taps = p.geometry.taps();
   const bool wide = has_avx512();
   at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c)
-      for (int64_t n = 0; n < group.images; ++n) {
-        const int64_t at = c * taps * group.pixels +
-                           n * group.rows * g.out_width;
-        const int64_t image = ((group.image + n) * channels + c) * plane;
-        auto from = [&](const Tensor& t, int64_t offset) {
-          float* data = floats(t);
-          return data == nullptr ? nullptr : data + offset;
-        };
-        Strip<T> strip{};
-        strip.geometry = g;
-        strip.first = group.row;
-        strip.rows = group.rows;
-        strip.x = elements<T>(p.x) + image;
-        strip.weight = from(p.weight, c * taps * taps);
-        strip.shift = from(p.shift, c * taps);
-        strip.gain = from(p.gain, c * taps);
-        strip.y = elements<T>(y) + at;
-        strip.pitch = group.pixels;
-        if (grad_y.defined()) {
-          strip.grad_y = elements<T>(grad_y) + at;
-          strip.grad_x = from(p.grad_x, image);
-          strip.grad_weight = from(p.grad_weight, c * taps * taps);
-          strip.grad_shift = from(p.grad_shift, c * taps);
-          strip.grad_gain = from(p.grad_gain, c * taps);
-        }
-        wide ? avx512::features(strip) : avx2::features(strip);
-      }
+    for (int64_t c = begin; c < end; ++c) {
+      Features<T> f{};
+      f.channel = channel_of<T>(p.x, p.grad_x, p.geometry, group, c);
+      f.weight = at_offset(p.weight, c * taps * taps);
+      f.shift = at_offset(p.shift, c * taps);
+      f.gain = at_offset(p.gain, c * taps);
+      if (y != nullptr) f.y = y + c * layout.channel;
+      if (grad_y != nullptr) f.grad_y = grad_y + c * layout.channel;
+      f.pitch = layout.tap;
+      f.step = layout.image;
+      f.grad_weight = at_offset(p.grad_weight, c * taps * taps);
+      f.grad_shift = at_offset(p.grad_shift, c * taps);
+      f.grad_gain = at_offset(p.grad_gain, c * taps);
+      wide ? avx512::features(f) : avx2::features(f);
+    }
   });
 }
 
+// Features of a group as a (C * K, pixels) matrix, in place of grad_y where
+// there is one.
 void features_of_group(const Parameters& p, const Group& group,
-                       const Tensor& y, const Tensor& grad_y) {
-  p.x.scalar_type() == at::kFloat
-      ? run_features<float>(p, group, y, grad_y)
-      : run_features<uint16_t>(p, group, y, grad_y);
+                       const Tensor& y, bool backward) {
+  const Geometry& g = p.geometry;
+  const Layout layout{g.taps() * group.pixels, group.pixels,
+                      group.rows * g.out_width};
+  if (p.x.scalar_type() == at::kFloat)
+    run_features<float>(p, group, elements<float>(y),
+                        backward ? elements<float>(y) : nullptr, layout);
+  else
+    run_features<uint16_t>(p, group, elements<uint16_t>(y),
+                           backward ? elements<uint16_t>(y) : nullptr, layout);
 }
 
 Parameters parameters(const Tensor& x, const OptionalTensor& gain,
@@ -161,8 +196,8 @@ Parameters parameters(const Tensor& x, const OptionalTensor& gain,
   return p;
 }
 
-int64_t row_bytes(const Tensor& x, const Geometry& g) {
-  return x.size(1) * g.taps() * g.out_width * x.element_size();
+int64_t pixel_bytes(const Tensor& x, const Geometry& g) {
+  return x.size(1) * g.taps() * x.element_size();
 }
 
 Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
@@ -176,27 +211,47 @@ Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
       parameters(x, gain, feature_weight, feature_shift, g, false);
   const Tensor matrices =
       weight.to(x.scalar_type()).reshape({groups, weight.size(0) / groups, -1});
+  const int64_t channels = matrices.size(1);
   Tensor out = at::empty(
       {x.size(0), weight.size(0), g.out_height, g.out_width}, x.options());
-  for_each_group(x.size(0), g, row_bytes(x, g), [&](const Group& group) {
-    const Tensor y =
-        at::empty({groups, matrices.size(2), group.pixels}, x.options());
-    features_of_group(p, group, y, {});
-    for (int64_t i = 0; i < groups; ++i) {
-      const int64_t rows = matrices.size(1);
-      Tensor target = out.narrow(1, i * rows, rows)
-                          .narrow(0, group.image, group.images)
-                          .narrow(2, group.row, group.rows);
-      if (group.images == 1) {
-        Tensor flat = target[0].flatten(1);
-        at::mm_out(flat, matrices[i], y[i]);
-      } else {
-        target.copy_(at::mm(matrices[i], y[i])
-                         .view({rows, group.images, g.out_height, g.out_width})
-                         .transpose(0, 1));
+  const int64_t threads = at::get_num_threads();
+  const std::vector<Group> work = groups_of(
+      x.size(0), g, pixel_bytes(x, g), kForwardBytes, threads);
+  int64_t most = 0;
+  for (const Group& group : work) most = std::max(most, group.pixels);
+  auto run = [&](int64_t begin, int64_t end) {
+    // Autograd keeps its state per thread, and has no part in this.
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const Tensor memory =
+        at::empty({groups * matrices.size(2) * most}, x.options());
+    for (int64_t index = begin; index < end; ++index) {
+      const Group& group = work[index];
+      const Tensor y =
+          memory.narrow(0, 0, groups * matrices.size(2) * group.pixels)
+              .view({groups, matrices.size(2), group.pixels});
+      features_of_group(p, group, y, false);
+      for (int64_t i = 0; i < groups; ++i) {
+        Tensor target = out.narrow(1, i * channels, channels)
+                            .narrow(0, group.image, group.images)
+                            .narrow(2, group.row, group.rows);
+        if (group.images == 1) {
+          Tensor flat = target[0].flatten(1);
+          at::mm_out(flat, matrices[i], y[i]);
+        } else {
+          target.copy_(
+              at::mm(matrices[i], y[i])
+                  .view({channels, group.images, group.rows, g.out_width})
+                  .transpose(0, 1));
+        }
       }
     }
-  });
+  };
+  // With few groups the threads share each of them: parallel regions inside
+  // another one are serial.
+  if (static_cast<int64_t>(work.size()) < threads)
+    run(0, work.size());
+  else
+    at::parallel_for(0, work.size(), 1, run);
   if (bias.has_value())
     out.add_(bias->to(x.scalar_type()).view({1, -1, 1, 1}));
   return out.contiguous(x.suggest_memory_format());
@@ -213,46 +268,60 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rf_conv_backward(
       parameters(x, gain, feature_weight, feature_shift, g, true);
   const Tensor matrices =
       weight.to(x.scalar_type()).reshape({groups, weight.size(0) / groups, -1});
-  const int64_t rows = matrices.size(1);
+  const int64_t channels = matrices.size(1);
   Tensor grad_weight = at::zeros(matrices.sizes(), feature_weight.options());
   const Tensor grad = grad_out.to(x.scalar_type()).contiguous();
-  // Two buffers of this size are alive: features and their gradient.
-  for_each_group(x.size(0), g, row_bytes(x, g), [&](const Group& group) {
+  for (const Group& group : groups_of(x.size(0), g, pixel_bytes(x, g),
+                                      kBackwardBytes, 1)) {
+    // First the gradient of the features, then the features in its place.
     const Tensor y =
         at::empty({groups, matrices.size(2), group.pixels}, x.options());
-    const Tensor grad_y = at::empty_like(y);
     const Tensor grads = pixels_of(grad, group);
     for (int64_t i = 0; i < groups; ++i) {
-      Tensor target = grad_y[i];
-      at::mm_out(target, matrices[i].t(), grads.narrow(0, i * rows, rows));
+      Tensor target = y[i];
+      at::mm_out(target, matrices[i].t(),
+                 grads.narrow(0, i * channels, channels));
     }
-    features_of_group(p, group, y, grad_y);
+    features_of_group(p, group, y, true);
     for (int64_t i = 0; i < groups; ++i) {
       Tensor target = grad_weight[i];
-      const Tensor rows_of = grads.narrow(0, i * rows, rows);
+      const Tensor part = grads.narrow(0, i * channels, channels);
       if (x.scalar_type() == at::kFloat)
-        target.addmm_(rows_of, y[i].t());
+        target.addmm_(part, y[i].t());
       else
-        target.add_(at::mm(rows_of, y[i].t()));
+        target.add_(at::mm(part, y[i].t()));
     }
-  });
+  }
   return {p.grad_x.to(x.scalar_type()),
           gain.has_value() ? p.grad_gain : at::empty({0}, x.options()),
           p.grad_weight, p.grad_shift,
           grad_weight.view(weight.sizes()).to(weight.scalar_type())};
 }
 
+// Features as (N, C, K, Ho, Wo).
+void all_features(const Parameters& p, const Tensor& y,
+                  const Tensor& grad_y) {
+  const Geometry& g = p.geometry;
+  const int64_t pixels = g.out_height * g.out_width;
+  const Group group{0, p.x.size(0), 0, g.out_height, p.x.size(0) * pixels};
+  const Layout layout{g.taps() * pixels, pixels,
+                      p.x.size(1) * g.taps() * pixels};
+  if (p.x.scalar_type() == at::kFloat)
+    run_features<float>(p, group, elements<float>(y), elements<float>(grad_y),
+                        layout);
+  else
+    run_features<uint16_t>(p, group, elements<uint16_t>(y),
+                           elements<uint16_t>(grad_y), layout);
+}
+
 Tensor rf_features(const Tensor& x, const Tensor& weight, const Tensor& shift,
                    at::IntArrayRef kernel, at::IntArrayRef stride,
                    at::IntArrayRef padding, at::IntArrayRef dilation) {
   const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
-  const Parameters p = parameters(x, {}, weight, shift, g, false);
   const Tensor y = at::empty(
       {x.size(0), x.size(1), g.taps(), g.out_height, g.out_width},
       x.options());
-  for (int64_t n = 0; n < x.size(0); ++n)
-    features_of_group(p, {n, 1, 0, g.out_height, g.out_height * g.out_width},
-                      y[n], {});
+  all_features(parameters(x, {}, weight, shift, g, false), y, {});
   return y;
 }
 
@@ -262,12 +331,7 @@ std::tuple<Tensor, Tensor, Tensor> rf_features_backward(
     at::IntArrayRef padding, at::IntArrayRef dilation) {
   const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
   const Parameters p = parameters(x, {}, weight, shift, g, true);
-  const Tensor grad = grad_y.to(x.scalar_type()).contiguous();
-  for (int64_t n = 0; n < x.size(0); ++n) {
-    const Tensor y = at::empty_like(grad[n]);
-    features_of_group(p, {n, 1, 0, g.out_height, g.out_height * g.out_width},
-                      y, grad[n]);
-  }
+  all_features(p, {}, grad_y.to(x.scalar_type()).contiguous());
   return {p.grad_x.to(x.scalar_type()), p.grad_weight, p.grad_shift};
 }
 
@@ -276,19 +340,15 @@ void run_moments(const Tensor& x, const Geometry& g, const Tensor& mean,
                  const Tensor& covariance, const Tensor& slope,
                  const Tensor& offset, const Tensor& grad_x) {
   const int64_t channels = x.size(1), taps = g.taps();
-  const int64_t plane = g.height * g.width;
+  const Group all{0, x.size(0), 0, g.out_height, 0};
   const bool wide = has_avx512();
   at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       Moments<T> m{};
-      m.geometry = g;
-      m.images = x.size(0);
-      m.stride = channels * plane;
-      m.x = elements<T>(x) + c * plane;
+      m.channel = channel_of<T>(x, grad_x, g, all, c);
       if (grad_x.defined()) {
-        m.slope = floats(slope) + c * taps * taps;
-        m.offset = floats(offset) + c * taps;
-        m.grad_x = floats(grad_x) + c * plane;
+        m.slope = at_offset(slope, c * taps * taps);
+        m.offset = at_offset(offset, c * taps);
         wide ? avx512::moments_backward(m) : avx2::moments_backward(m);
       } else {
         m.mean = mean.data_ptr<double>() + c * taps;

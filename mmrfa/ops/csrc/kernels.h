@@ -14,47 +14,50 @@ struct Geometry {
   int64_t taps() const { return kh * kw; }
 };
 
-// One channel of `rows` output rows from row `first` of one image. T is float
-// or uint16_t (the bits of a bfloat16); parameters and sums are float.
+// One channel of `images` images, output rows [first, first + rows) of each.
+// T is float or uint16_t (the bits of a bfloat16). Steps count elements from
+// one image to the next.
 template <typename T>
-struct Strip {
+struct Channel {
   Geometry geometry;
-  int64_t first, rows;
-  const T* x;           // (H, W), plane of the channel
+  int64_t images, first, rows, step;
+  const T* x;     // (H, W), plane of the channel in the first image
+  float* grad_x;  // as x, added to
+};
+
+template <typename T>
+struct Features {
+  Channel<T> channel;
   const float* weight;  // (K, K), row t makes feature t
   const float* shift;   // (K)
   const float* gain;    // (K), of the attention; null: no attention
   T* y;                 // K rows of features, weighted if there is a gain
-  int64_t pitch;        // elements from one row of y and grad_y to the next
-  const T* grad_y;      // null: forward only
-  float* grad_x;        // (H, W), added to, as all that follow
-  float* grad_weight;   // (K, K)
+  const T* grad_y;      // null: forward only; y may be the same memory, or null
+  int64_t pitch, step;  // of y and grad_y: from row to row, image to image
+  float* grad_weight;   // (K, K), added to, as all that follow
   float* grad_shift;    // (K)
   float* grad_gain;     // (K)
 };
 
-// One channel of all images: moments of the receptive field over every output
-// position, and what their gradients put on the input.
+// Moments of the receptive field over every output position, and what their
+// gradients put on the input.
 template <typename T>
 struct Moments {
-  Geometry geometry;
-  int64_t images, stride;  // elements from one image to the next
-  const T* x;              // plane of the channel in the first image
-  double* mean;            // (K)
-  double* covariance;      // (K, K), biased
-  const float* slope;      // (K, K) and
-  const float* offset;     // (K): gradient = slope @ taps + offset
-  float* grad_x;           // as x, added to
+  Channel<T> channel;
+  double* mean;         // (K)
+  double* covariance;   // (K, K), biased
+  const float* slope;   // (K, K) and
+  const float* offset;  // (K): gradient = slope @ taps + offset
 };
 
-#define MMRFA_DECLARE(ISA)                                   \
-  namespace ISA {                                            \
-  void features(const Strip<float>& strip);                  \
-  void features(const Strip<uint16_t>& strip);               \
-  void moments(const Moments<float>& moments);               \
-  void moments(const Moments<uint16_t>& moments);            \
-  void moments_backward(const Moments<float>& moments);      \
-  void moments_backward(const Moments<uint16_t>& moments);   \
+#define MMRFA_DECLARE(ISA)                                 \
+  namespace ISA {                                          \
+  void features(const Features<float>& features);          \
+  void features(const Features<uint16_t>& features);       \
+  void moments(const Moments<float>& moments);             \
+  void moments(const Moments<uint16_t>& moments);          \
+  void moments_backward(const Moments<float>& moments);    \
+  void moments_backward(const Moments<uint16_t>& moments); \
   }
 MMRFA_DECLARE(avx2)
 MMRFA_DECLARE(avx512)
