@@ -18,12 +18,12 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// Features of a group: in forward every thread has groups of its own, in its
-// second-level cache; in backward all threads work on one group, in the third.
-constexpr int64_t kForwardBytes = 512 << 10;
-constexpr int64_t kBackwardBytes = 4 << 20;
-// A matrix product over fewer pixels is slow.
-constexpr int64_t kFewestPixels = 96;
+// Features of a group. In forward every thread has groups of its own, unless
+// they would be so small that the matrix products, over `kFewestPixels` or
+// less, were slow: then, and in backward, all threads work on one group.
+constexpr int64_t kOwnBytes = 2 << 20;
+constexpr int64_t kSharedBytes = 4 << 20;
+constexpr int64_t kFewestPixels = 112;
 
 bool has_avx512() {
   static const bool found = __builtin_cpu_supports("avx512f") &&
@@ -200,6 +200,19 @@ int64_t pixel_bytes(const Tensor& x, const Geometry& g) {
   return x.size(1) * g.taps() * x.element_size();
 }
 
+// Memory for the features of the largest group, taken once: fresh pages are
+// slow.
+Tensor memory_for(const std::vector<Group>& work, int64_t rows,
+                  const Tensor& x) {
+  int64_t most = 0;
+  for (const Group& group : work) most = std::max(most, group.pixels);
+  return at::empty({rows * most}, x.options());
+}
+
+Tensor part_of(const Tensor& memory, at::IntArrayRef sizes) {
+  return memory.narrow(0, 0, c10::multiply_integers(sizes)).view(sizes);
+}
+
 Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
                const Tensor& feature_weight, const Tensor& feature_shift,
                const Tensor& weight, const OptionalTensor& bias,
@@ -215,20 +228,19 @@ Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
   Tensor out = at::empty(
       {x.size(0), weight.size(0), g.out_height, g.out_width}, x.options());
   const int64_t threads = at::get_num_threads();
-  const std::vector<Group> work = groups_of(
-      x.size(0), g, pixel_bytes(x, g), kForwardBytes, threads);
-  int64_t most = 0;
-  for (const Group& group : work) most = std::max(most, group.pixels);
+  const int64_t bytes = pixel_bytes(x, g);
+  std::vector<Group> work = groups_of(x.size(0), g, bytes, kOwnBytes, threads);
+  const bool shared = static_cast<int64_t>(work.size()) < threads ||
+                      work.front().pixels < kFewestPixels;
+  if (shared) work = groups_of(x.size(0), g, bytes, kSharedBytes, 1);
   auto run = [&](int64_t begin, int64_t end) {
     // Autograd keeps its state per thread, and has no part in this.
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor memory =
-        at::empty({groups * matrices.size(2) * most}, x.options());
+    const Tensor memory = memory_for(work, groups * matrices.size(2), x);
     for (int64_t index = begin; index < end; ++index) {
       const Group& group = work[index];
       const Tensor y =
-          memory.narrow(0, 0, groups * matrices.size(2) * group.pixels)
-              .view({groups, matrices.size(2), group.pixels});
+          part_of(memory, {groups, matrices.size(2), group.pixels});
       features_of_group(p, group, y, false);
       for (int64_t i = 0; i < groups; ++i) {
         Tensor target = out.narrow(1, i * channels, channels)
@@ -246,9 +258,8 @@ Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
       }
     }
   };
-  // With few groups the threads share each of them: parallel regions inside
-  // another one are serial.
-  if (static_cast<int64_t>(work.size()) < threads)
+  // A parallel region inside another one is serial.
+  if (shared)
     run(0, work.size());
   else
     at::parallel_for(0, work.size(), 1, run);
@@ -271,11 +282,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rf_conv_backward(
   const int64_t channels = matrices.size(1);
   Tensor grad_weight = at::zeros(matrices.sizes(), feature_weight.options());
   const Tensor grad = grad_out.to(x.scalar_type()).contiguous();
-  for (const Group& group : groups_of(x.size(0), g, pixel_bytes(x, g),
-                                      kBackwardBytes, 1)) {
+  const std::vector<Group> work =
+      groups_of(x.size(0), g, pixel_bytes(x, g), kSharedBytes, 1);
+  const Tensor memory = memory_for(work, groups * matrices.size(2), x);
+  for (const Group& group : work) {
     // First the gradient of the features, then the features in its place.
-    const Tensor y =
-        at::empty({groups, matrices.size(2), group.pixels}, x.options());
+    const Tensor y = part_of(memory, {groups, matrices.size(2), group.pixels});
     const Tensor grads = pixels_of(grad, group);
     for (int64_t i = 0; i < groups; ++i) {
       Tensor target = y[i];
