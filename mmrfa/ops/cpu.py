@@ -81,16 +81,18 @@ def folded_features(
     mean, covariance = torch.ops.mmrfa.rf_moments(x, *geometry)
     v = weight.view(*shape, taps).double()
     mean = (v @ mean.unsqueeze(2)).squeeze(2)
+    if bias is None:
+        before = torch.zeros_like(mean)
+    else:  # without effect but on the running mean; its gradient is zero
+        before = bias.double().view(shape)
+    mean = mean + before
     var = ((v @ covariance) * v).sum(2)
     scale = norm.weight.double().view(shape) * (var + norm.eps) ** -0.5
-    shift = norm.bias.double().view(shape) - mean * scale
+    shift = norm.bias.double().view(shape) + (before - mean) * scale
 
     def update() -> None:
-        batch_mean = mean.detach().flatten()
-        if bias is not None:
-            batch_mean = batch_mean + bias.detach()
         unbiased = var.detach().flatten() * outputs / (outputs - 1)
-        update_running_statistics(norm, batch_mean, unbiased)
+        update_running_statistics(norm, mean.detach().flatten(), unbiased)
 
     return (v * scale.unsqueeze(2)).float(), shift.float(), update
 

@@ -66,6 +66,7 @@ def with_features(
     padding: Pair,
     dilation: Pair,
     *params: Tensor,
+    relu: bool = True,
 ) -> Tensor:
     """Run a function of the receptive-field features, keeping only ``x``.
 
@@ -79,6 +80,7 @@ def with_features(
         feature_weight, feature_bias, norm, stride, padding, dilation: as in
             ``receptive_field_features``.
         *params (Tensor): further inputs that ``run`` differentiates.
+        relu (bool): whether a ReLU follows the norm. Defaults to True.
 
     Returns:
         Tensor: what ``run`` returns.
@@ -95,7 +97,9 @@ def with_features(
         y = F.conv2d(x, weight, bias, *geometry)
         if pure_norm.training:
             y = pure_norm(y)
-        return run(x, y.relu().unflatten(1, shape), *rest)
+        if relu:
+            y = y.relu()
+        return run(x, y.unflatten(1, shape), *rest)
 
     result = recompute(features, x, weight, *params)
     pure_norm.update()

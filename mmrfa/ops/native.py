@@ -125,6 +125,7 @@ def _rf_conv_shape(
     padding,
     dilation,
     groups,
+    unfold,
 ):
     size = _out_size(x, weight.shape[2:], stride, padding, dilation)
     out = x.new_empty(x.size(0), weight.size(0), *size)
@@ -158,7 +159,7 @@ def _rf_conv_backward(ctx, grad: Tensor):
     if ctx.bias_dtype is not None:
         dbias = grad.sum((0, 2, 3)).to(ctx.bias_dtype)
     dgain = None if gain is None else dgain
-    return dx, dgain, dfeature, dshift, dweight, dbias, *[None] * 4
+    return dx, dgain, dfeature, dshift, dweight, dbias, *[None] * 5
 
 
 def _rf_conv_backward_shape(

@@ -12,11 +12,15 @@ from mmrfa.ops.receptive_field import receptive_field
 from mmrfa.ops.rfa.reference import softmax_over_taps
 
 
+def _linear(field, weight, shift) -> Tensor:
+    y = torch.einsum('ctk,nckab->nctab', weight.to(field.dtype), field)
+    return y + shift.to(field.dtype)[:, :, None, None]
+
+
 def rf_features(x, weight, shift, kernel, stride, padding, dilation) -> Tensor:
     """``ReLU(sum_t' weight[c, t, t'] * U[c, t'] + shift[c, t])``."""
     field = receptive_field(x, kernel, stride, padding, dilation)
-    y = torch.einsum('ctk,nckab->nctab', weight.to(x.dtype), field)
-    return (y + shift.to(x.dtype)[:, :, None, None]).relu()
+    return _linear(field, weight, shift).relu()
 
 
 def rf_conv(
@@ -30,12 +34,22 @@ def rf_conv(
     padding,
     dilation,
     groups,
+    unfold,
 ) -> Tensor:
-    """Features, weighted by attention if there is a gain, and summed."""
-    geometry = (weight.shape[2:], stride, padding, dilation)
-    y = rf_features(x, feature_weight, feature_shift, *geometry)
+    """Weighted features, and their sum.
+
+    Features as they are, or weighted by attention if there is a gain; with
+    ``unfold`` the receptive field weighted by the softmax of the features
+    before their ReLU.
+    """
+    field = receptive_field(x, weight.shape[2:], stride, padding, dilation)
+    y = _linear(field, feature_weight, feature_shift)
+    if unfold:
+        y = softmax_over_taps(y) * field
+    else:
+        y = y.relu()
     if gain is not None:
-        pooled = receptive_field(x, *geometry).mean(2, keepdim=True)
+        pooled = field.mean(2, keepdim=True)
         y = y * softmax_over_taps(pooled * gain.to(x.dtype)[:, :, None, None])
     return sum_over_taps(y, weight.to(x.dtype), bias, groups)
 

@@ -1,6 +1,7 @@
 """Every faster form against the reference: output, gradients, buffers."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from mmrfa.ops import use_backend
 from mmrfa.testing import assert_no_worse, runnable_backends
 
 OPERATORS = {
-    RFAConv: mmrfa.ops.rfa_conv2d,
-    RFCBAMConv: mmrfa.ops.rfcbam_conv2d,
-    RFCAConv: mmrfa.ops.rfca_conv2d,
+    'RFAConv': (RFAConv, mmrfa.ops.rfa_conv2d),
+    'unfold': (partial(RFAConv, mode='unfold'), mmrfa.ops.rfa_unfold_conv2d),
+    'RFCBAMConv': (RFCBAMConv, mmrfa.ops.rfcbam_conv2d),
+    'RFCAConv': (RFCAConv, mmrfa.ops.rfca_conv2d),
 }
 PAIRS = [
-    pytest.param(layer, backend, id=f'{layer.__name__}-{backend}')
-    for layer, operator in OPERATORS.items()
+    pytest.param(layer, backend, id=f'{name}-{backend}')
+    for name, (layer, operator) in OPERATORS.items()
     for backend in runnable_backends(operator)
     if backend != 'reference'
 ]

@@ -107,6 +107,7 @@ T* elements(const Tensor& t) {
 // Everything the kernels take besides the group.
 struct Parameters {
   Geometry geometry;
+  Form form;
   Tensor x, gain, weight, shift;  // (N,C,H,W); (C,K) or undefined; (C,K,K)...
   Tensor grad_x, grad_gain, grad_weight, grad_shift;  // undefined: forward
 };
@@ -145,6 +146,7 @@ void run_features(const Parameters& p, const Group& group, T* y,
     for (int64_t c = begin; c < end; ++c) {
       Features<T> f{};
       f.channel = channel_of<T>(p.x, p.grad_x, p.geometry, group, c);
+      f.form = p.form;
       f.weight = at_offset(p.weight, c * taps * taps);
       f.shift = at_offset(p.shift, c * taps);
       f.gain = at_offset(p.gain, c * taps);
@@ -177,15 +179,15 @@ void features_of_group(const Parameters& p, const Group& group,
 
 Parameters parameters(const Tensor& x, const OptionalTensor& gain,
                       const Tensor& weight, const Tensor& shift,
-                      const Geometry& g, bool backward) {
+                      const Geometry& g, Form form, bool backward) {
   const int64_t c = x.size(1), k = g.taps();
   TORCH_CHECK(weight.sizes() == at::IntArrayRef({c, k, k}) &&
                   shift.sizes() == at::IntArrayRef({c, k}),
               "expected feature weights (", c, ", ", k, ", ", k,
               ") and shifts (", c, ", ", k, "), got ", weight.sizes(), " and ",
               shift.sizes());
-  Parameters p{g, x.contiguous(), {}, weight.contiguous(), shift.contiguous(),
-               {}, {}, {}, {}};
+  Parameters p{g,  form, x.contiguous(), {}, weight.contiguous(),
+               shift.contiguous(), {}, {}, {}, {}};
   if (gain.has_value()) p.gain = gain->contiguous();
   if (backward) {
     p.grad_x = at::zeros(x.sizes(), shift.options());
@@ -198,6 +200,13 @@ Parameters parameters(const Tensor& x, const OptionalTensor& gain,
 
 int64_t pixel_bytes(const Tensor& x, const Geometry& g) {
   return x.size(1) * g.taps() * x.element_size();
+}
+
+Form form_of(const OptionalTensor& gain, bool unfold) {
+  TORCH_CHECK(!(unfold && gain.has_value()),
+              "expected no gain for the unfold form, got one");
+  if (unfold) return Form::kUnfold;
+  return gain.has_value() ? Form::kAttention : Form::kFeatures;
 }
 
 // Memory for the features of the largest group, taken once: fresh pages are
@@ -217,11 +226,12 @@ Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
                const Tensor& feature_weight, const Tensor& feature_shift,
                const Tensor& weight, const OptionalTensor& bias,
                at::IntArrayRef stride, at::IntArrayRef padding,
-               at::IntArrayRef dilation, int64_t groups) {
+               at::IntArrayRef dilation, int64_t groups, bool unfold) {
   const Geometry g =
       geometry_of(x, weight.sizes().slice(2), stride, padding, dilation);
   const Parameters p =
-      parameters(x, gain, feature_weight, feature_shift, g, false);
+      parameters(x, gain, feature_weight, feature_shift, g,
+                 form_of(gain, unfold), false);
   const Tensor matrices =
       weight.to(x.scalar_type()).reshape({groups, weight.size(0) / groups, -1});
   const int64_t channels = matrices.size(1);
@@ -272,11 +282,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rf_conv_backward(
     const Tensor& grad_out, const Tensor& x, const OptionalTensor& gain,
     const Tensor& feature_weight, const Tensor& feature_shift,
     const Tensor& weight, at::IntArrayRef stride, at::IntArrayRef padding,
-    at::IntArrayRef dilation, int64_t groups) {
+    at::IntArrayRef dilation, int64_t groups, bool unfold) {
   const Geometry g =
       geometry_of(x, weight.sizes().slice(2), stride, padding, dilation);
   const Parameters p =
-      parameters(x, gain, feature_weight, feature_shift, g, true);
+      parameters(x, gain, feature_weight, feature_shift, g,
+                 form_of(gain, unfold), true);
   const Tensor matrices =
       weight.to(x.scalar_type()).reshape({groups, weight.size(0) / groups, -1});
   const int64_t channels = matrices.size(1);
@@ -333,7 +344,7 @@ Tensor rf_features(const Tensor& x, const Tensor& weight, const Tensor& shift,
   const Tensor y = at::empty(
       {x.size(0), x.size(1), g.taps(), g.out_height, g.out_width},
       x.options());
-  all_features(parameters(x, {}, weight, shift, g, false), y, {});
+  all_features(parameters(x, {}, weight, shift, g, Form::kFeatures, false), y, {});
   return y;
 }
 
@@ -342,7 +353,7 @@ std::tuple<Tensor, Tensor, Tensor> rf_features_backward(
     const Tensor& shift, at::IntArrayRef kernel, at::IntArrayRef stride,
     at::IntArrayRef padding, at::IntArrayRef dilation) {
   const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
-  const Parameters p = parameters(x, {}, weight, shift, g, true);
+  const Parameters p = parameters(x, {}, weight, shift, g, Form::kFeatures, true);
   all_features(p, {}, grad_y.to(x.scalar_type()).contiguous());
   return {p.grad_x.to(x.scalar_type()), p.grad_weight, p.grad_shift};
 }
@@ -417,11 +428,12 @@ TORCH_LIBRARY(mmrfa, m) {
   m.def(
       "rf_conv(Tensor x, Tensor? gain, Tensor feature_weight, "
       "Tensor feature_shift, Tensor weight, Tensor? bias, int[] stride, "
-      "int[] padding, int[] dilation, int groups) -> Tensor");
+      "int[] padding, int[] dilation, int groups, bool unfold) -> Tensor");
   m.def(
       "rf_conv_backward(Tensor grad, Tensor x, Tensor? gain, "
       "Tensor feature_weight, Tensor feature_shift, Tensor weight, "
-      "int[] stride, int[] padding, int[] dilation, int groups) -> "
+      "int[] stride, int[] padding, int[] dilation, int groups, "
+      "bool unfold) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "rf_features(Tensor x, Tensor weight, Tensor shift, int[] kernel, "

@@ -25,13 +25,21 @@ struct Channel {
   float* grad_x;  // as x, added to
 };
 
+// What becomes of the K linear functions of the taps, f = weight @ taps + shift.
+enum class Form {
+  kFeatures,   // y = ReLU(f)
+  kAttention,  // y = softmax(gain * mean of the taps) * ReLU(f)
+  kUnfold,     // y = softmax(f) * taps
+};
+
 template <typename T>
 struct Features {
   Channel<T> channel;
-  const float* weight;  // (K, K), row t makes feature t
+  Form form;
+  const float* weight;  // (K, K)
   const float* shift;   // (K)
-  const float* gain;    // (K), of the attention; null: no attention
-  T* y;                 // K rows of features, weighted if there is a gain
+  const float* gain;    // (K), of kAttention
+  T* y;                 // K rows
   const T* grad_y;      // null: forward only; y may be the same memory, or null
   int64_t pitch, step;  // of y and grad_y: from row to row, image to image
   float* grad_weight;   // (K, K), added to, as all that follow

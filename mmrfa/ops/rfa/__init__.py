@@ -8,6 +8,10 @@ rfa_conv2d = operator(
     cpu=Backend(fused_cpu.rfa_conv2d, fused_cpu.supports),
     fused=Backend(fused.rfa_conv2d, fused.supports),
 )
-rfa_unfold_conv2d = operator(reference.rfa_unfold_conv2d)
+rfa_unfold_conv2d = operator(
+    reference.rfa_unfold_conv2d,
+    cpu=Backend(fused_cpu.rfa_unfold_conv2d, fused_cpu.unfold_supports),
+    fused=Backend(fused.rfa_unfold_conv2d, fused.unfold_supports),
+)
 
 __all__ = ['rfa_conv2d', 'rfa_unfold_conv2d']

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmrfa.ops.cpu import as_autocast, folded_features, unsupported
 from mmrfa.ops.receptive_field import Pair
+from mmrfa.ops.rfa.fused import as_kernel
 
 
 def supports(
@@ -42,7 +43,44 @@ def rfa_conv2d(
     )
     gain = attn_weight.view(x.size(1), -1).float()
     out = torch.ops.mmrfa.rf_conv(
-        x, gain, folded, shift, weight, bias, *geometry, groups
+        x, gain, folded, shift, weight, bias, *geometry, groups, False
+    )
+    update()
+    return out
+
+
+def unfold_supports(
+    x: Tensor,
+    attn_weight: Tensor,
+    norm: Callable,
+    weight: Tensor,
+    *args,
+    **kwargs,
+) -> str | None:
+    """None when :func:`rfa_unfold_conv2d` can run, else why not."""
+    return unsupported(x, weight, norm)
+
+
+def rfa_unfold_conv2d(
+    x: Tensor,
+    attn_weight: Tensor,
+    norm: nn.Module,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int = 1,
+    attn_bias: Tensor | None = None,
+) -> Tensor:
+    """Compute ``reference.rfa_unfold_conv2d``, keeping only ``x``."""
+    x = as_autocast(x)
+    geometry = (stride, padding, dilation)
+    folded, shift, update = folded_features(
+        x, as_kernel(attn_weight, weight), attn_bias, norm, *geometry
+    )
+    out = torch.ops.mmrfa.rf_conv(
+        x, None, folded, shift, weight, bias, *geometry, groups, True
     )
     update()
     return out
