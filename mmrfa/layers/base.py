@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from numbers import Integral
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmrfa.errors import InputError
 from mmrfa.layers.norm import build_norm
@@ -180,6 +182,44 @@ class AttentionConv2d(nn.Module):
             return self.forward(x.unsqueeze(0)).squeeze(0)
         self._check_input(x)
         return self._forward(x)
+
+    def fold_norms(self) -> 'AttentionConv2d':
+        """Fold every batch norm into the convolution before it, in place.
+
+        For deployment: the output stays the same up to rounding, each norm
+        becomes ``nn.Identity``. Eval mode needs no folding for speed, the
+        faster backends do it on the fly; folding makes exported programs and
+        checkpoints smaller. Whole OpenMMLab models: MMCV's ``fuse_conv_bn``
+        folds these norms too.
+
+        Returns:
+            AttentionConv2d: self.
+
+        Raises:
+            InputError: the operator is in training mode, or a norm has no
+                running statistics.
+        """
+        if self.training:
+            raise InputError(
+                f'{type(self).__name__}: fold_norms needs eval mode, got '
+                'training mode'
+            )
+        for parent in list(self.modules()):
+            before = None
+            for key, child in list(parent.named_children()):
+                if isinstance(child, _BatchNorm):
+                    if child.running_mean is None:
+                        raise InputError(
+                            f'{type(self).__name__}: fold_norms needs running '
+                            f'statistics, {key} has none'
+                        )
+                    name, conv = before
+                    fused = fuse_conv_bn_eval(conv, child)
+                    setattr(parent, name, fused)
+                    setattr(parent, key, nn.Identity())
+                elif isinstance(child, nn.Conv2d):
+                    before = key, child
+        return self
 
     def init_weights(self) -> None:
         """Initialise as OpenMMLab initialises the convolution replaced.

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmrfa.errors import InputError
 from mmrfa.layers import OPERATORS, AWConv, RFAConv, RFCBAMConv
+from mmrfa.ops import BACKENDS, use_backend
 
 VARIANTS = {
     **{operator.__name__: (operator, {}) for operator in OPERATORS},
@@ -101,6 +102,43 @@ def test_every_parameter_gets_a_finite_gradient(variant, kernel, dtype):
     for name, parameter in layer.named_parameters():
         if name not in silent and dtype == torch.float64 and kernel > 1:
             assert parameter.grad.abs().max() > 0, name
+
+
+@every_variant
+def test_fold_norms_keeps_the_output(variant):
+    layer = make(variant, 32, 6, 3, padding=1)
+    x = torch.randn(2, 32, 7, 6)
+    for norm in layer.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.uniform_(norm.bias, -0.5, 0.5)
+            nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+    with pytest.raises(InputError, match='fold_norms needs eval mode'):
+        layer.fold_norms()
+    layer.eval()
+    for backend in BACKENDS:
+        reference = copy.deepcopy(layer)
+        folded = copy.deepcopy(layer).fold_norms()
+        assert not any(
+            isinstance(m, nn.BatchNorm2d) for m in folded.modules()
+        )
+        try:
+            with use_backend(backend):
+                got = folded(x)
+        except RuntimeError as error:  # the reason names the backend
+            assert f"backend '{backend}' cannot run" in str(error)
+            continue
+        torch.testing.assert_close(got, reference(x), rtol=1e-4, atol=1e-5)
+        gradient = torch.autograd.grad(got.sum(), folded.weight)[0]
+        assert gradient.isfinite().all() and gradient.any()
+
+
+def test_fold_norms_needs_running_statistics():
+    layer = RFAConv(4, 4, 3).eval()
+    layer.norm = nn.BatchNorm2d(36, track_running_stats=False)
+    with pytest.raises(InputError, match='running statistics, norm has none'):
+        layer.fold_norms()
 
 
 @every_variant

@@ -184,6 +184,29 @@ def test_compile_keeps_the_function(layer):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.skipif(
+    os.environ.get('MMRFA_AVX512') == '0', reason='runs inside itself'
+)
+def test_kernels_of_an_older_cpu():
+    """What follows in this file, with AVX2 where the CPU has AVX-512."""
+    code = (
+        'import sys, pytest, torch; from mmrfa.ops import native;'
+        'assert native.unavailable() is None;'
+        "assert torch.ops.mmrfa.instruction_set() == 'avx2';"
+        f'sys.exit(pytest.main(["-q", {__file__!r}, "-k", "features or conv '
+        'or moments or infinite or threads"]))'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'MMRFA_AVX512': '0'},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert ' passed' in result.stdout
+
+
 def test_a_library_that_does_not_fit_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(native, '__file__', str(tmp_path / 'native.py'))
     unavailable = native.unavailable.__wrapped__

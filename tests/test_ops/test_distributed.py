@@ -1,0 +1,87 @@
+"""Every form under DistributedDataParallel, two processes on one machine."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmrfa.layers import RFAConv, RFCAConv, RFCBAMConv
+from mmrfa.ops import use_backend
+
+WORLD = 2
+BACKENDS = ('cpu', 'fused', 'reference')
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        RFAConv(3, 8, 3, padding=1),
+        nn.ReLU(),
+        RFAConv(8, 8, 3, padding=1, mode='unfold'),
+        RFCBAMConv(8, 8, 3, 2, 1),
+        RFCAConv(8, 4, 3, padding=1),
+    )
+
+
+def batch(rank: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rank)
+    return torch.randn(2, 3, 9, 8, generator=generator)
+
+
+def work(rank: int, folder: str, backend: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        'gloo', f'file://{folder}/store', rank=rank, world_size=WORLD
+    )
+    net = nn.parallel.DistributedDataParallel(
+        network(), broadcast_buffers=False
+    )
+    with use_backend(backend):
+        for _ in range(2):  # the second step finds parameters left out
+            net.zero_grad()
+            net(batch(rank)).square().mean().backward()
+    gradients = {k: p.grad for k, p in net.module.named_parameters()}
+    torch.save(gradients, f'{folder}/{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_gradients_are_the_mean_over_processes(backend, tmp_path):
+    if backend == 'cpu':
+        from mmrfa.ops import native
+
+        if native.unavailable():
+            pytest.skip(f'backend cpu: {native.unavailable()}')
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(tmp_path), backend],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in range(WORLD)
+    ]
+    for process in processes:
+        _, report = process.communicate(timeout=300)
+        assert process.returncode == 0, report
+    expected = {}
+    for rank in range(WORLD):
+        net = network()
+        with use_backend('reference'):
+            net(batch(rank)).square().mean().backward()
+        for name, parameter in net.named_parameters():
+            expected[name] = expected.get(name, 0) + parameter.grad / WORLD
+    for rank in range(WORLD):
+        found = torch.load(tmp_path / f'{rank}.pt', weights_only=True)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(
+                found[name], gradient, rtol=1e-3, atol=1e-5, msg=name
+            )
+
+
+if __name__ == '__main__':
+    work(int(sys.argv[1]), *sys.argv[2:])
