@@ -6,6 +6,7 @@ convolution on the features themselves, so they never need to be spread.
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,8 +30,15 @@ def sum_over_taps(
         Tensor: (N, O, Ho, Wo), equal to the kernel = stride convolution on
         ``spread(y)``.
     """
-    flat = weight.flatten(1)[:, :, None, None]
-    return F.conv2d(y.flatten(1, 2), flat, bias, groups=groups)
+    flat = weight.flatten(1)
+    if groups == 1 and y.device.type == 'cpu':
+        # Half the time of a 1x1 convolution, which reorders its input.
+        flat = flat.expand(y.size(0), -1, -1)
+        out = torch.bmm(flat, y.flatten(3).flatten(1, 2))
+        out = out.unflatten(2, y.shape[3:])
+        return out if bias is None else out + bias.to(out)[:, None, None]
+    y = y.flatten(1, 2)
+    return F.conv2d(y, flat[:, :, None, None], bias, groups=groups)
 
 
 def mean_pool(
