@@ -29,7 +29,7 @@ def tables(results: dict) -> list[str]:
     if results['summary']:
         lines += [
             '',
-            '## RFAConv, geometric mean over the shapes, batch 4',
+            '## RFAConv, stride 1, batch 4: geometric mean over the shapes',
             '',
         ]
         lines += table(
@@ -39,7 +39,7 @@ def tables(results: dict) -> list[str]:
                 for name, ratios in results['summary'].items()
             ],
         )
-    head = 'threads', 'batch', 'operator', 'channels', 'pixels'
+    head = 'threads', 'batch', 'operator', 'channels', 'pixels', 'stride'
     for name in ('inference', 'training'):
         lines += ['', f'## Layers, {name}', '']
         rows = [
@@ -47,6 +47,7 @@ def tables(results: dict) -> list[str]:
                 *(case[key] for key in ('threads', 'batch', 'operator')),
                 case['channels'],
                 f'{case["size"]}x{case["size"]}',
+                case['stride'],
                 *times(case[name]),
             ]
             for case in results['layers']
@@ -105,6 +106,7 @@ def plot(results: dict, path: Path) -> None:
         for case in results['layers']
         if (case['operator'], case['batch'], case['threads'])
         == ('RFAConv', batch, threads)
+        and case['stride'] == 1
     ]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axis, name in zip(axes, ('inference', 'training')):
@@ -116,7 +118,7 @@ def plot(results: dict, path: Path) -> None:
         axis.axhline(1, color='black', linewidth=0.8)
         axis.set_xticks(range(len(cases)))
         axis.set_xticklabels(
-            [f'{c["channels"]} @ {c["size"]}²' for c in cases], fontsize=8
+            [f'{c["channels"]}, {c["size"]}²' for c in cases], fontsize=8
         )
         axis.set_title(f'RFAConv, {name}, batch {batch}', fontsize=9)
     axes[0].set_ylabel('time / nn.Conv2d')

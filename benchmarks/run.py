@@ -26,10 +26,24 @@ import mmrfa
 from mmrfa.layers import RFAConv, RFCAConv, RFCBAMConv
 from mmrfa.ops import native, use_backend
 
-# Every 3x3 convolution of stride 1 in ResNet-18 and in the bottlenecks of
-# ResNet-50: channels in and out, pixels at 224x224.
-SHAPES = [(64, 56), (128, 28), (256, 14), (512, 7)]
-OPERATORS = (RFAConv, RFCBAMConv, RFCAConv)
+ROOT = Path(__file__).parents[1]
+# Every 3x3 convolution in ResNet-18 and in the bottlenecks of ResNet-50 at
+# 224x224: channels in, channels out, pixels of the input, stride.
+SHAPES = [
+    (64, 64, 56, 1),
+    (128, 128, 28, 1),
+    (256, 256, 14, 1),
+    (512, 512, 7, 1),
+]
+STRIDED = [
+    (64, 128, 56, 2),
+    (128, 256, 28, 2),
+    (256, 512, 14, 2),
+    (128, 128, 56, 2),
+    (256, 256, 28, 2),
+    (512, 512, 14, 2),
+]
+OTHERS = (RFCBAMConv, RFCAConv)
 FORMS = ('reference', 'fused', 'cpu')
 NETWORKS = {
     'ResNet-18': dict(depth=18, batch=8, size=224),
@@ -40,6 +54,11 @@ NETWORKS = {
         size=512,
         strides=(1, 2, 2, 1),
         dilations=(1, 1, 1, 2),
+    ),
+    'DeepLabV3+ R18': dict(
+        config='deeplabv3plus/deeplabv3plus_r18{}-d16_1xb8-4k_camvid-256x256',
+        batch=2,
+        size=256,
     ),
 }
 
@@ -106,37 +125,52 @@ def compare(
 
 
 def layer_cases(rounds: int, batches: list[int], threads: list[int]) -> list:
-    cases = []
+    """RFAConv at every shape and batch; at batch 4 everything."""
+    work = []
     for count in threads:
         for batch in batches:
-            for channels, size in SHAPES:
-                x = torch.randn(batch, channels, size, size).relu()
-                plain = nn.Conv2d(channels, channels, 3, padding=1)
-                modules = {'plain': plain}
-                for operator in OPERATORS if batch == 4 else OPERATORS[:1]:
-                    layer = operator(channels, channels, 3, padding=1)
-                    modules = {'plain': plain} | dict.fromkeys(FORMS, layer)
-                    cases.append(
-                        dict(
-                            operator=operator.__name__,
-                            channels=channels,
-                            size=size,
-                            batch=batch,
-                            threads=count,
-                            **compare(modules, x, count, rounds),
-                        )
-                    )
-                    say(cases[-1])
+            more = STRIDED if batch == 4 else []
+            work += [(count, batch, s, RFAConv) for s in SHAPES + more]
+            if batch == 4:
+                work += [(count, 4, s, o) for s in SHAPES for o in OTHERS]
+    cases = []
+    for count, batch, (inputs, outputs, size, stride), operator in work:
+        x = torch.randn(batch, inputs, size, size).relu()
+        args = inputs, outputs, 3, stride, 1
+        layer = operator(*args)
+        modules = {'plain': nn.Conv2d(*args)} | dict.fromkeys(FORMS, layer)
+        case = dict(
+            operator=operator.__name__,
+            channels=f'{inputs} to {outputs}',
+            size=size,
+            stride=stride,
+            batch=batch,
+            threads=count,
+        )
+        cases.append(case | compare(modules, x, count, rounds))
+        say(cases[-1])
     return cases
 
 
-def network(form: str, depth: int, batch: int, size: int, **kwargs):
-    """A backbone and its input."""
-    from mmrfa.models import RFAResNet
+def network(
+    form: str, batch: int, size: int, config: str | None = None, **kwargs
+) -> tuple[nn.Module, Tensor]:
+    """A network and its input."""
+    x = torch.randn(batch, 3, size, size)
+    if config is None:
+        from mmrfa.models import RFAResNet
 
-    operator = None if form == 'plain' else dict(type='RFAConv')
-    net = RFAResNet(depth, attention_conv=operator, **kwargs)
-    return net, torch.randn(batch, 3, size, size)
+        operator = None if form == 'plain' else dict(type='RFAConv')
+        return RFAResNet(attention_conv=operator, **kwargs), x
+    from mmengine.config import Config
+    from mmseg.registry import MODELS
+    from mmseg.utils import register_all_modules
+
+    register_all_modules()
+    name = config.format('' if form == 'plain' else '-rfa')
+    model = Config.fromfile(ROOT / 'configs' / f'{name}.py').model
+    model.data_preprocessor = None  # x is what it would give
+    return MODELS.build(model), x
 
 
 def network_cases(rounds: int, threads: list[int]) -> list:
@@ -160,7 +194,11 @@ def peak(name: str, form: str) -> float:
     What the process takes before the network exists is subtracted.
     """
     command = [sys.executable, __file__, '--peak', name, form]
-    return float(subprocess.check_output(command, text=True).split()[-1])
+    # The allocator's luck differs from run to run.
+    return median(
+        float(subprocess.check_output(command, text=True).split()[-1])
+        for _ in range(3)
+    )
 
 
 def print_peak(name: str, form: str) -> None:
@@ -180,7 +218,7 @@ def say(case: dict) -> None:
     """Progress: one line per case, ratios to the baseline."""
     what = ' '.join(
         str(case[key])
-        for key in ('operator', 'network', 'channels', 'size', 'batch')
+        for key in 'operator network channels size stride batch'.split()
         if key in case
     )
     for name in ('inference', 'training'):
@@ -213,15 +251,16 @@ def machine() -> dict:
 
 
 def summary(layers: list) -> dict:
-    """Geometric means over the shapes of RFAConv at batch 4."""
+    """Geometric means over SHAPES of RFAConv at batch 4."""
     found = {}
     for count in sorted({case['threads'] for case in layers}):
         for name in ('inference', 'training'):
             chosen = [
                 case[name]
                 for case in layers
-                if (case['operator'], case['batch'], case['threads'])
-                == ('RFAConv', 4, count)
+                if (case['operator'], case['batch'], case['stride'])
+                == ('RFAConv', 4, 1)
+                and case['threads'] == count
             ]
             found[f'{name}, {count} threads'] = {
                 form: geometric_mean(c[form] / c['plain'] for c in chosen)
