@@ -77,6 +77,42 @@ def tables(results: dict) -> list[str]:
 
 
 FORMS = ('reference', 'fused', 'cpu')
+SHOWN = ('reference', 'cpu')
+
+
+def readme_table(results: dict) -> list[str]:
+    """The speed table of the README: two threads, batch 4, float32."""
+    rows = []
+    for case in results['layers']:
+        chosen = case['operator'], case['batch'], case['stride']
+        if chosen == ('RFAConv', 4, 1) and case['threads'] == 2:
+            channels = case['channels'].split()[0]
+            pixels = f'{case["size"]}x{case["size"]}'
+            name = f'RFAConv, {channels} channels, {pixels}'
+            rows.append([name, *ratios(case), '', ''])
+    for case in results['networks']:
+        if case['threads'] == 2:
+            name = f'{case["network"]}, {case["batch"]} x {case["size"]}²'
+            memory = [
+                f'{case["peak_mb"][form] / case["peak_mb"]["plain"]:.2f}'
+                for form in SHOWN
+            ]
+            rows.append([name, *ratios(case), *memory])
+    head = [
+        f'{what}, {name}'
+        for what in ('inference', 'training', 'memory')
+        for name in ('literal', '`cpu`')
+    ]
+    return table(['time or memory over plain', *head], rows)
+
+
+def ratios(case: dict) -> list[str]:
+    """Times over the plain form: inference, then training."""
+    return [
+        f'{case[what][form] / case[what]["plain"]:.1f}'
+        for what in ('inference', 'training')
+        for form in SHOWN
+    ]
 
 
 def times(found: dict) -> list[str]:

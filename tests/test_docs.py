@@ -1,6 +1,7 @@
 """The documents say what is true of the code."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -80,6 +81,28 @@ def test_links_lead_somewhere(document):
     labels = re.findall(r'\]\[([^\]]+)\]', text)
     for label in labels:
         assert f'\n[{label}]: ' in text, f'{document.name}: [{label}]'
+
+
+def test_speed_table_is_that_of_the_committed_run():
+    text = README.read_text()
+    (name,) = re.findall(r'\((benchmarks/results/cpu_[^)]*)\.md\)', text)
+    results = json.loads((REPO / f'{name}.json').read_text())
+    code = 'import json, report; r = json.load(open({0!r}));'
+    code = code.format(str(REPO / f'{name}.json'))
+    code += 'print(*report.readme_table(r), sep="\\n")'
+    table = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPO / 'benchmarks',
+    ).stdout
+    assert table.count('\n') > 6 and table in text
+    words = ' '.join(text.split())
+    for kind in ('inference', 'training'):
+        means = results['summary'][f'{kind}, 2 threads']
+        said = f'{kind} {means["cpu"]:.2f} (literal: {means["reference"]:.1f})'
+        assert said in words
 
 
 def test_files_named_in_the_readme_exist():

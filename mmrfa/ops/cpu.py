@@ -6,7 +6,9 @@ from the mean and the covariance of the receptive field: a pass over ``x`` that
 stores K + K*K numbers per channel. All of it is differentiable.
 """
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +36,21 @@ def unsupported(x: Tensor, weight: Tensor, norm: object) -> str | None:
         return f'needs at most {MOST_TAPS} taps, got {tuple(weight.shape[2:])}'
     if x.numel() == 0:
         return 'needs at least one image'
-    return unsupported_norm(norm) or native.unavailable()
+    reason = unsupported_norm(norm)
+    if reason is None:
+        reason = native.unavailable()
+        if reason is not None:
+            _say_once(reason)
+    return reason
+
+
+@cache
+def _say_once(reason: str) -> None:
+    """Tell that the operators are slower here than they could be."""
+    warnings.warn(
+        f'mmrfa: the compiled CPU kernels are not used: {reason}',
+        stacklevel=2,
+    )
 
 
 def as_autocast(x: Tensor) -> Tensor:

@@ -120,9 +120,7 @@ def test_fold_norms_keeps_the_output(variant):
     for backend in BACKENDS:
         reference = copy.deepcopy(layer)
         folded = copy.deepcopy(layer).fold_norms()
-        assert not any(
-            isinstance(m, nn.BatchNorm2d) for m in folded.modules()
-        )
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
         try:
             with use_backend(backend):
                 got = folded(x)

@@ -218,6 +218,26 @@ def test_a_library_that_does_not_fit_is_named(tmp_path, monkeypatch):
     assert 'does not load' in unavailable()
 
 
+def test_missing_kernels_are_told_once():
+    code = (
+        'import torch; from mmrfa.layers import RFAConv;'
+        'from mmrfa.ops import native;'
+        "native.PREFIX = 'no such library';"
+        'layer = RFAConv(2, 2, 3);'
+        '[layer(torch.randn(1, 2, 5, 5)) for _ in range(3)]'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, 'MMRFA_BACKEND': ''},
+    )
+    assert result.returncode == 0, result.stderr
+    told = 'mmrfa: the compiled CPU kernels are not used: its library was not'
+    assert result.stderr.count(told) == 1
+
+
 def test_says_what_can_run():
     result = subprocess.run(
         [sys.executable, '-m', 'mmrfa.ops'],
