@@ -20,7 +20,6 @@ from mmrfa.ops.norm import (
     update_running_statistics,
 )
 from mmrfa.ops.receptive_field import Pair
-from mmrfa.ops.recompute import recompute
 
 DTYPES = (torch.float32, torch.bfloat16)
 MOST_TAPS = 121
@@ -111,35 +110,3 @@ def folded_features(
         update_running_statistics(norm, mean.detach().flatten(), unbiased)
 
     return (v * scale.unsqueeze(2)).float(), shift.float(), update
-
-
-def with_features(
-    run: Callable[..., Tensor],
-    x: Tensor,
-    feature_weight: Tensor,
-    feature_bias: Tensor | None,
-    norm: nn.Module,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    *params: Tensor,
-) -> Tensor:
-    """Do what ``fused.with_features`` does, with compiled features."""
-    x = as_autocast(x)
-    geometry = (stride, padding, dilation)
-    folded, shift, update = folded_features(
-        x, feature_weight, feature_bias, norm, *geometry
-    )
-    kernel_size = feature_weight.shape[2:]
-
-    def features(
-        x: Tensor, folded: Tensor, shift: Tensor, *rest: Tensor
-    ) -> Tensor:
-        y = torch.ops.mmrfa.rf_features(
-            x, folded, shift, kernel_size, *geometry
-        )
-        return run(x, y, *rest)
-
-    result = recompute(features, x, folded, shift, *params)
-    update()
-    return result

@@ -12,6 +12,13 @@ from torch import Tensor
 from mmrfa.ops import native_reference
 
 PREFIX = '_kernels_torch_'
+OPERATORS = (
+    'rf_conv',
+    'rf_features',
+    'rf_channel_pool',
+    'rf_line_pool',
+    'rf_moments',
+)
 
 
 def library_stem() -> str:
@@ -53,7 +60,7 @@ def unavailable() -> str | None:
 
 def _register() -> None:
     """Teach torch the shapes and gradients of the operators."""
-    for name in ('rf_conv', 'rf_features', 'rf_moments'):
+    for name in OPERATORS:
         torch.library.register_autograd(
             f'mmrfa::{name}',
             globals()[f'_{name}_backward'],
@@ -121,6 +128,8 @@ def _rf_conv_shape(
     shift,
     weight,
     bias,
+    first,
+    second,
     stride,
     padding,
     dilation,
@@ -137,41 +146,45 @@ def _rf_conv_shape(
 
 
 def _rf_conv_context(ctx, inputs, output) -> None:
-    x, gain, feature_weight, shift, weight, bias, *geometry = inputs
-    ctx.save_for_backward(x, gain, feature_weight, shift, weight)
-    ctx.geometry = geometry
+    x, gain, feature_weight, shift, weight, bias, *gates = inputs[:8]
+    ctx.save_for_backward(x, gain, feature_weight, shift, weight, *gates)
+    ctx.geometry = inputs[8:]
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
 def _rf_conv_backward(ctx, grad: Tensor):
+    *saved, first, second = ctx.saved_tensors
+    rest = (first, second, *ctx.geometry)
     if torch.is_grad_enabled():
         bias = None
         if ctx.bias_dtype is not None:
             bias = grad.new_zeros(grad.size(1)).requires_grad_()
-        x, gain, feature_weight, shift, weight = ctx.saved_tensors
-        inputs = (x, gain, feature_weight, shift, weight, bias, *ctx.geometry)
+        inputs = (*saved, bias, *rest)
         return _differentiable(native_reference.rf_conv, inputs, grad)
-    x, gain, feature_weight, shift, weight = ctx.saved_tensors
-    dx, dgain, dfeature, dshift, dweight = torch.ops.mmrfa.rf_conv_backward(
-        grad, x, gain, feature_weight, shift, weight, *ctx.geometry
-    )
+    found = torch.ops.mmrfa.rf_conv_backward(grad, *saved, *rest)
+    dx, dgain, dfeature, dshift, dweight, *dgates = found
     dbias = None
     if ctx.bias_dtype is not None:
         dbias = grad.sum((0, 2, 3)).to(ctx.bias_dtype)
-    dgain = None if gain is None else dgain
-    return dx, dgain, dfeature, dshift, dweight, dbias, *[None] * 5
+    if saved[1] is None:
+        dgain = None
+    if first is None:
+        dgates = None, None
+    return dx, dgain, dfeature, dshift, dweight, dbias, *dgates, *[None] * 5
 
 
 def _rf_conv_backward_shape(
-    grad, x, gain, feature_weight, shift, weight, *geometry
+    grad, x, gain, feature_weight, shift, weight, first, second, *geometry
 ):
-    return (
-        torch.empty_like(x, memory_format=torch.contiguous_format),
-        x.new_empty(0) if gain is None else torch.empty_like(gain),
-        torch.empty_like(feature_weight),
-        torch.empty_like(shift),
-        torch.empty_like(weight, memory_format=torch.contiguous_format),
+    inputs = (x, gain, feature_weight, shift, weight, first, second)
+    return tuple(
+        x.new_empty(0) if value is None else _contiguous_like(value)
+        for value in inputs
     )
+
+
+def _contiguous_like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 # rf_features: features alone ----------------------------------------------
@@ -198,11 +211,66 @@ def _rf_features_backward(ctx, grad: Tensor):
 
 
 def _rf_features_backward_shape(grad, x, weight, shift, *geometry):
-    return (
-        torch.empty_like(x, memory_format=torch.contiguous_format),
-        torch.empty_like(weight),
-        torch.empty_like(shift),
+    return tuple(_contiguous_like(value) for value in (x, weight, shift))
+
+
+# rf_channel_pool, rf_line_pool: features reduced at once --------------------
+
+
+def _rf_channel_pool_shape(x, weight, shift, kernel, *geometry):
+    size = _out_size(x, kernel, *geometry)
+    maximum = shift.new_empty(x.size(0), kernel[0] * kernel[1], *size)
+    argument = torch.empty_like(maximum, dtype=torch.int32)
+    return maximum, torch.empty_like(maximum), argument
+
+
+def _rf_channel_pool_context(ctx, inputs, output) -> None:
+    x, weight, shift, *ctx.geometry = inputs
+    ctx.mark_non_differentiable(output[2])
+    ctx.save_for_backward(x, weight, shift, output[2])
+
+
+def _rf_channel_pool_backward(ctx, grad_maximum, grad_mean, _):
+    *inputs, argument = ctx.saved_tensors
+    inputs = (*inputs, *ctx.geometry)
+    if torch.is_grad_enabled():
+
+        def plain(*inputs):
+            return native_reference.rf_channel_pool(*inputs)[:2]
+
+        return _differentiable(plain, inputs, (grad_maximum, grad_mean))
+    found = torch.ops.mmrfa.rf_channel_pool_backward(
+        grad_maximum, grad_mean, argument, *inputs
     )
+    return *found, *[None] * 4
+
+
+def _rf_channel_pool_backward_shape(maximum, mean, argument, *inputs):
+    return _rf_features_backward_shape(None, *inputs)
+
+
+def _rf_line_pool_shape(x, weight, shift, kernel, *geometry):
+    height, width = _out_size(x, kernel, *geometry)
+    shape = x.shape[:2]
+    return (
+        shift.new_empty(*shape, kernel[0], height),
+        shift.new_empty(*shape, kernel[1], width),
+    )
+
+
+_rf_line_pool_context = _rf_features_context
+
+
+def _rf_line_pool_backward(ctx, *grads: Tensor):
+    inputs = (*ctx.saved_tensors, *ctx.geometry)
+    if torch.is_grad_enabled():
+        return _differentiable(native_reference.rf_line_pool, inputs, grads)
+    found = torch.ops.mmrfa.rf_line_pool_backward(*grads, *inputs)
+    return *found, *[None] * 4
+
+
+def _rf_line_pool_backward_shape(lines, columns, *inputs):
+    return _rf_features_backward_shape(None, *inputs)
 
 
 # rf_moments: mean and covariance of the receptive field -------------------
@@ -231,4 +299,4 @@ def _rf_moments_backward(ctx, grad_mean: Tensor, grad_covariance: Tensor):
 
 
 def _rf_moments_backward_shape(grad_mean, grad_covariance, x, *rest):
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return _contiguous_like(x)

@@ -30,6 +30,8 @@ def rf_conv(
     feature_shift,
     weight,
     bias,
+    first,
+    second,
     stride,
     padding,
     dilation,
@@ -38,9 +40,10 @@ def rf_conv(
 ) -> Tensor:
     """Weighted features, and their sum.
 
-    Features as they are, or weighted by attention if there is a gain; with
-    ``unfold`` the receptive field weighted by the softmax of the features
-    before their ReLU.
+    Features as they are, or weighted by attention if there is a gain, or by
+    two gates: of channels (N, C) and positions (N, K, Ho, Wo), or of lines
+    (N, C, kh, Ho) and columns (N, C, kw, Wo). With ``unfold`` the receptive
+    field weighted by the softmax of the features before their ReLU.
     """
     field = receptive_field(x, weight.shape[2:], stride, padding, dilation)
     y = _linear(field, feature_weight, feature_shift)
@@ -51,7 +54,32 @@ def rf_conv(
     if gain is not None:
         pooled = field.mean(2, keepdim=True)
         y = y * softmax_over_taps(pooled * gain.to(x.dtype)[:, :, None, None])
+    if first is not None:
+        y = y * _gates(first, second, weight.shape[2:]).to(x.dtype)
     return sum_over_taps(y, weight.to(x.dtype), bias, groups)
+
+
+def _gates(first, second, kernel_size) -> Tensor:
+    if first.dim() == 2:
+        return first[:, :, None, None, None] * second.unsqueeze(1)
+    grid = first[:, :, :, None, :, None] * second[:, :, None, :, None, :]
+    return grid.flatten(2, 3)
+
+
+def rf_channel_pool(x, *args) -> tuple[Tensor, Tensor, Tensor]:
+    """Maximum over the channels, mean, and where the maximum is."""
+    y = rf_features(x, *args)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    maximum, argument = y.max(1)
+    return maximum.to(wide), y.mean(1).to(wide), argument.int()
+
+
+def rf_line_pool(x, weight, shift, kernel, *geometry) -> tuple:
+    """Means over the lines and columns of the spread receptive field."""
+    y = rf_features(x, weight, shift, kernel, *geometry)
+    grid = y.unflatten(2, tuple(kernel))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return grid.mean((3, 5)).to(wide), grid.mean((2, 4)).to(wide)
 
 
 def rf_moments(x, kernel, stride, padding, dilation) -> tuple[Tensor, Tensor]:

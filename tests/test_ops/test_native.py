@@ -49,17 +49,41 @@ def test_features(geometry):
     compare('rf_features', args)
 
 
+FORMS = ['features', 'attention', 'unfold', 'positions', 'lines']
+
+
+def form_arguments(form, geometry):
+    """Gain, the two gates and unfold of one form of rf_conv."""
+    kernel = geometry[0]
+    height, width = native._out_size(torch.empty(2, 5, 9, 21), *geometry)
+    taps = kernel[0] * kernel[1]
+    shapes = {
+        'attention': [(5, taps)],
+        'positions': [(2, 5), (2, taps, height, width)],
+        'lines': [(2, 5, kernel[0], height), (2, 5, kernel[1], width)],
+    }
+    tensors = [
+        torch.rand(shape, requires_grad=True) for shape in shapes.get(form, [])
+    ]
+    gain = tensors.pop() if form == 'attention' else None
+    return gain, tensors or [None, None], form == 'unfold'
+
+
 @every_geometry
-@pytest.mark.parametrize('form', ['features', 'attention', 'unfold'])
+@pytest.mark.parametrize('form', FORMS)
 def test_conv(geometry, form):
     x, folded, shift = inputs(geometry)
-    gain = None
-    if form == 'attention':
-        gain = torch.randn(shift.shape, requires_grad=True)
+    gain, gates, unfold = form_arguments(form, geometry)
     weight = torch.randn(10, 1, *geometry[0], requires_grad=True)
     bias = torch.randn(10, requires_grad=True)
-    args = (x, gain, folded, shift, weight, bias, *geometry[1:], 5)
-    compare('rf_conv', (*args, form == 'unfold'))
+    rest = (*gates, *geometry[1:], 5, unfold)
+    compare('rf_conv', (x, gain, folded, shift, weight, bias, *rest))
+
+
+@every_geometry
+@pytest.mark.parametrize('name', ['rf_channel_pool', 'rf_line_pool'])
+def test_pools(geometry, name):
+    compare(name, (*inputs(geometry), *geometry))
 
 
 @every_geometry
@@ -76,10 +100,14 @@ def compare(name, args):
         for a in args
     ]
     exact = getattr(native_reference, name)(*wide)
-    ours = ours if isinstance(ours, tuple) else (ours,)
+    ours = ours if isinstance(ours, (tuple, list)) else (ours,)
     exact = exact if isinstance(exact, tuple) else (exact,)
     for a, b in zip(ours, exact, strict=True):
-        torch.testing.assert_close(a.double(), b, rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(
+            a.double(), b.double(), rtol=2e-5, atol=2e-5
+        )
+    pairs = [(a, b) for a, b in zip(ours, exact) if b.requires_grad]
+    ours, exact = zip(*pairs)
     grads = [torch.randn_like(b) for b in exact]
     torch.autograd.backward(ours, [g.to(a) for g, a in zip(grads, ours)])
     torch.autograd.backward(exact, grads)
@@ -95,15 +123,16 @@ def test_opcheck():
     geometry = GEOMETRIES[1]
     x, folded, shift = inputs(geometry)
     weight = torch.randn(4, 5, *geometry[0], requires_grad=True)
-    gain = torch.randn(shift.shape, requires_grad=True)
-    rest = (weight, None, *map(list, geometry[1:]), 1)
     lists = list(map(list, geometry))
     ops = torch.ops.mmrfa
     torch.library.opcheck(ops.rf_moments, (x, *lists))
     torch.library.opcheck(ops.rf_features, (x, folded, shift, *lists))
-    for attention in ((gain, False), (None, False), (None, True)):
-        args = (x, attention[0], folded, shift, *rest, attention[1])
-        torch.library.opcheck(ops.rf_conv, args)
+    torch.library.opcheck(ops.rf_channel_pool, (x, folded, shift, *lists))
+    torch.library.opcheck(ops.rf_line_pool, (x, folded, shift, *lists))
+    for form in FORMS:
+        gain, gates, unfold = form_arguments(form, geometry)
+        rest = (weight, None, *gates, *lists[1:], 1, unfold)
+        torch.library.opcheck(ops.rf_conv, (x, gain, folded, shift, *rest))
 
 
 def test_infinite_values_stay_where_they_are():

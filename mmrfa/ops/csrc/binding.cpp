@@ -115,6 +115,11 @@ struct Parameters {
   Form form;
   Tensor x, gain, weight, shift;  // (N,C,H,W); (C,K) or undefined; (C,K,K)...
   Tensor grad_x, grad_gain, grad_weight, grad_shift;  // undefined: forward
+  // Gates of the features, or undefined: (N,C) and (N,K,Ho,Wo), or else
+  // (N,C,kh,Ho) and (N,C,kw,Wo). Of the gradient of a (N,K,Ho,Wo) every
+  // thread has one of its own.
+  Tensor first, second, grad_first, grad_second;
+  bool by_channel() const { return first.dim() == 2; }
 };
 
 float* at_offset(const Tensor& t, int64_t offset) {
@@ -142,12 +147,52 @@ struct Layout {
   int64_t channel, tap, image;
 };
 
+// Applies the gates to y, K rows of each image of a group of channel c.
 template <typename T>
-void run_features(const Parameters& p, const Group& group, T* y,
-                  const T* grad_y, const Layout& layout) {
+void run_gates(const Parameters& p, const Group& group, int64_t c, T* y,
+               T* grad_y, const Layout& layout) {
+  const Geometry& g = p.geometry;
+  const int64_t pixels = g.out_height * g.out_width;
+  for (int64_t n = 0; n < group.images; ++n) {
+    const int64_t image = group.image + n, of_channel = image * p.x.size(1) + c;
+    Gates<T> f{};
+    f.geometry = g;
+    f.first = group.row;
+    f.rows = group.rows;
+    f.y = y + n * layout.image;
+    f.grad_y = grad_y == nullptr ? nullptr : grad_y + n * layout.image;
+    f.pitch = layout.tap;
+    if (p.by_channel()) {
+      const int64_t at =
+          image * g.taps() * pixels + group.row * g.out_width;
+      const int64_t thread = at::get_thread_num();
+      f.channel = at_offset(p.first, of_channel);
+      f.spatial = at_offset(p.second, at);
+      f.spatial_pitch = pixels;
+      f.grad_channel = at_offset(p.grad_first, of_channel);
+      f.grad_spatial = at_offset(
+          p.grad_second,
+          thread * p.x.size(0) * g.taps() * pixels + at);
+    } else {
+      const int64_t lines = of_channel * g.kh * g.out_height;
+      const int64_t columns = of_channel * g.kw * g.out_width;
+      f.lines = at_offset(p.first, lines);
+      f.columns = at_offset(p.second, columns);
+      f.grad_lines = at_offset(p.grad_first, lines);
+      f.grad_columns = at_offset(p.grad_second, columns);
+    }
+    has_avx512() ? avx512::gate(f) : avx2::gate(f);
+  }
+}
+
+template <typename T>
+void run_features(const Parameters& p, const Group& group, T* y, T* grad_y,
+                  const Layout& layout) {
   const int64_t channels = p.x.size(1), taps = p.geometry.taps();
-  const bool wide = has_avx512();
+  const bool wide = has_avx512(), gated = p.first.defined();
+  const int64_t size = taps * group.pixels;
   at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
+    std::vector<T> memory(gated && grad_y != nullptr ? size : 0);
     for (int64_t c = begin; c < end; ++c) {
       Features<T> f{};
       f.channel = channel_of<T>(p.x, p.grad_x, p.geometry, group, c);
@@ -162,7 +207,21 @@ void run_features(const Parameters& p, const Group& group, T* y,
       f.grad_weight = at_offset(p.grad_weight, c * taps * taps);
       f.grad_shift = at_offset(p.grad_shift, c * taps);
       f.grad_gain = at_offset(p.grad_gain, c * taps);
+      if (gated && grad_y != nullptr) {
+        // The gates need the features before their gradient is known.
+        Features<T> again = f;
+        again.grad_y = nullptr;
+        again.y = memory.data();
+        wide ? avx512::features(again) : avx2::features(again);
+        T* grad = grad_y + c * layout.channel;
+        run_gates<T>(p, group, c, memory.data(), grad, layout);
+        f.y = nullptr;
+        wide ? avx512::features(f) : avx2::features(f);
+        std::copy(memory.begin(), memory.end(), y + c * layout.channel);
+        continue;
+      }
       wide ? avx512::features(f) : avx2::features(f);
+      if (gated) run_gates<T>(p, group, c, f.y, nullptr, layout);
     }
   });
 }
@@ -191,8 +250,12 @@ Parameters parameters(const Tensor& x, const OptionalTensor& gain,
               "expected feature weights (", c, ", ", k, ", ", k,
               ") and shifts (", c, ", ", k, "), got ", weight.sizes(), " and ",
               shift.sizes());
-  Parameters p{g,  form, x.contiguous(), {}, weight.contiguous(),
-               shift.contiguous(), {}, {}, {}, {}};
+  Parameters p{};
+  p.geometry = g;
+  p.form = form;
+  p.x = x.contiguous();
+  p.weight = weight.contiguous();
+  p.shift = shift.contiguous();
   if (gain.has_value()) p.gain = gain->contiguous();
   if (backward) {
     p.grad_x = at::zeros(x.sizes(), shift.options());
@@ -201,6 +264,33 @@ Parameters parameters(const Tensor& x, const OptionalTensor& gain,
     if (gain.has_value()) p.grad_gain = at::zeros_like(p.gain);
   }
   return p;
+}
+
+void add_gates(Parameters& p, const OptionalTensor& first,
+               const OptionalTensor& second, bool backward) {
+  if (!first.has_value()) return;
+  const Geometry& g = p.geometry;
+  const int64_t n = p.x.size(0), c = p.x.size(1), k = g.taps();
+  p.first = first->contiguous();
+  p.second = second.value().contiguous();
+  const bool fit =
+      p.by_channel()
+          ? p.first.sizes() == at::IntArrayRef({n, c}) &&
+                p.second.sizes() ==
+                    at::IntArrayRef({n, k, g.out_height, g.out_width})
+          : p.first.sizes() == at::IntArrayRef({n, c, g.kh, g.out_height}) &&
+                p.second.sizes() ==
+                    at::IntArrayRef({n, c, g.kw, g.out_width});
+  TORCH_CHECK(fit && p.form == Form::kFeatures,
+              "expected gates of the features of ", p.x.sizes(), ", got ",
+              p.first.sizes(), " and ", p.second.sizes());
+  if (!backward) return;
+  p.grad_first = at::zeros_like(p.first);
+  p.grad_second =
+      p.by_channel() ? at::zeros({at::get_num_threads(), n, k, g.out_height,
+                                  g.out_width},
+                                 p.second.options())
+                     : at::zeros_like(p.second);
 }
 
 int64_t pixel_bytes(const Tensor& x, const Geometry& g) {
@@ -230,13 +320,14 @@ Tensor part_of(const Tensor& memory, at::IntArrayRef sizes) {
 Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
                const Tensor& feature_weight, const Tensor& feature_shift,
                const Tensor& weight, const OptionalTensor& bias,
+               const OptionalTensor& first, const OptionalTensor& second,
                at::IntArrayRef stride, at::IntArrayRef padding,
                at::IntArrayRef dilation, int64_t groups, bool unfold) {
   const Geometry g =
       geometry_of(x, weight.sizes().slice(2), stride, padding, dilation);
-  const Parameters p =
-      parameters(x, gain, feature_weight, feature_shift, g,
-                 form_of(gain, unfold), false);
+  Parameters p = parameters(x, gain, feature_weight, feature_shift, g,
+                            form_of(gain, unfold), false);
+  add_gates(p, first, second, false);
   const Tensor matrices =
       weight.to(x.scalar_type()).reshape({groups, weight.size(0) / groups, -1});
   const int64_t channels = matrices.size(1);
@@ -283,16 +374,19 @@ Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
   return out.contiguous(x.suggest_memory_format());
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rf_conv_backward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
+rf_conv_backward(
     const Tensor& grad_out, const Tensor& x, const OptionalTensor& gain,
     const Tensor& feature_weight, const Tensor& feature_shift,
-    const Tensor& weight, at::IntArrayRef stride, at::IntArrayRef padding,
-    at::IntArrayRef dilation, int64_t groups, bool unfold) {
+    const Tensor& weight, const OptionalTensor& first,
+    const OptionalTensor& second, at::IntArrayRef stride,
+    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
+    bool unfold) {
   const Geometry g =
       geometry_of(x, weight.sizes().slice(2), stride, padding, dilation);
-  const Parameters p =
-      parameters(x, gain, feature_weight, feature_shift, g,
-                 form_of(gain, unfold), true);
+  Parameters p = parameters(x, gain, feature_weight, feature_shift, g,
+                            form_of(gain, unfold), true);
+  add_gates(p, first, second, true);
   const Tensor matrices =
       weight.to(x.scalar_type()).reshape({groups, weight.size(0) / groups, -1});
   const int64_t channels = matrices.size(1);
@@ -323,7 +417,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rf_conv_backward(
   return {p.grad_x.to(x.scalar_type()),
           gain.has_value() ? p.grad_gain : at::empty({0}, x.options()),
           p.grad_weight, p.grad_shift,
-          grad_weight.view(weight.sizes()).to(weight.scalar_type())};
+          grad_weight.view(weight.sizes()).to(weight.scalar_type()),
+          first.has_value() ? p.grad_first : at::empty({0}, x.options()),
+          !first.has_value()  ? at::empty({0}, x.options())
+          : p.by_channel()    ? p.grad_second.sum(0)
+                              : p.grad_second};
 }
 
 // Features as (N, C, K, Ho, Wo).
@@ -360,6 +458,183 @@ std::tuple<Tensor, Tensor, Tensor> rf_features_backward(
   const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
   const Parameters p = parameters(x, {}, weight, shift, g, Form::kFeatures, true);
   all_features(p, {}, grad_y.to(x.scalar_type()).contiguous());
+  return {p.grad_x.to(x.scalar_type()), p.grad_weight, p.grad_shift};
+}
+
+// One image of one channel of all_features.
+template <typename T>
+Features<T> one_image(const Parameters& p, int64_t n, int64_t c) {
+  const int64_t taps = p.geometry.taps();
+  const Group image{n, 1, 0, p.geometry.out_height, 0};
+  Features<T> f{};
+  f.channel = channel_of<T>(p.x, p.grad_x, p.geometry, image, c);
+  f.form = Form::kFeatures;
+  f.weight = at_offset(p.weight, c * taps * taps);
+  f.shift = at_offset(p.shift, c * taps);
+  f.grad_weight = at_offset(p.grad_weight, c * taps * taps);
+  f.grad_shift = at_offset(p.grad_shift, c * taps);
+  f.pitch = p.geometry.out_height * p.geometry.out_width;
+  return f;
+}
+
+// Features of one channel after another, seen once: maximum, sum and argument
+// of the maximum over the channels, or with `backward` the gradient of x and
+// of the parameters from those of the first two.
+template <typename T>
+void run_channel_pool(const Parameters& p, const Tensor& maximum,
+                      const Tensor& sum, const Tensor& argument,
+                      bool backward) {
+  const Geometry& g = p.geometry;
+  const int64_t channels = p.x.size(1), taps = g.taps();
+  const int64_t pixels = g.out_height * g.out_width;
+  const bool wide = has_avx512();
+  auto pool = [&](T* y, int64_t n, int64_t c, int64_t row, int64_t rows) {
+    Pool<T> f{};
+    f.geometry = g;
+    f.pixels = f.pitch = rows * g.out_width;
+    f.y = y;
+    f.backward = backward;
+    f.channel = c;
+    f.pool_pitch = pixels;
+    const int64_t at = n * taps * pixels + row * g.out_width;
+    f.maximum = at_offset(maximum, at);
+    f.sum = at_offset(sum, at);
+    f.argument = argument.data_ptr<int32_t>() + at;
+    wide ? avx512::pool(f) : avx2::pool(f);
+  };
+  if (backward) {
+    at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
+      std::vector<T> memory(taps * pixels);
+      for (int64_t c = begin; c < end; ++c)
+        for (int64_t n = 0; n < p.x.size(0); ++n) {
+          pool(memory.data(), n, c, 0, g.out_height);
+          Features<T> f = one_image<T>(p, n, c);
+          f.grad_y = memory.data();
+          wide ? avx512::features(f) : avx2::features(f);
+        }
+    });
+    return;
+  }
+  // Every thread has positions of its own, and goes through all channels.
+  const int64_t rows = divide_up(
+      g.out_height,
+      std::max(divide_up(at::get_num_threads(), p.x.size(0)),
+               divide_up(pixels, 512)));
+  const int64_t parts = divide_up(g.out_height, rows);
+  at::parallel_for(
+      0, p.x.size(0) * parts, 1, [&](int64_t begin, int64_t end) {
+        std::vector<T> memory(taps * rows * g.out_width);
+        for (int64_t part = begin; part < end; ++part)
+          for (int64_t c = 0; c < channels; ++c) {
+            const int64_t n = part / parts, row = part % parts * rows;
+            const int64_t count = std::min(rows, g.out_height - row);
+            Features<T> f = one_image<T>(p, n, c);
+            f.channel.first = row;
+            f.channel.rows = count;
+            f.y = memory.data();
+            f.pitch = count * g.out_width;
+            wide ? avx512::features(f) : avx2::features(f);
+            pool(memory.data(), n, c, row, count);
+          }
+      });
+}
+
+// The same for sums over the lines of the spread receptive field.
+template <typename T>
+void run_line_pool(const Parameters& p, const Tensor& lines,
+                   const Tensor& columns, bool backward) {
+  const Geometry& g = p.geometry;
+  const int64_t channels = p.x.size(1), taps = g.taps();
+  const int64_t pixels = g.out_height * g.out_width;
+  const bool wide = has_avx512();
+  at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
+    std::vector<T> memory(taps * pixels);
+    for (int64_t c = begin; c < end; ++c)
+      for (int64_t n = 0; n < p.x.size(0); ++n) {
+        Features<T> f = one_image<T>(p, n, c);
+        Pool<T> q{};
+        q.geometry = g;
+        q.pixels = q.pitch = pixels;
+        q.y = memory.data();
+        q.backward = backward;
+        q.lines = at_offset(lines, (n * channels + c) * g.kh * g.out_height);
+        q.columns =
+            at_offset(columns, (n * channels + c) * g.kw * g.out_width);
+        if (backward) {
+          wide ? avx512::pool(q) : avx2::pool(q);
+          f.grad_y = memory.data();
+        } else {
+          f.y = memory.data();
+        }
+        wide ? avx512::features(f) : avx2::features(f);
+        if (!backward) wide ? avx512::pool(q) : avx2::pool(q);
+      }
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> rf_channel_pool(
+    const Tensor& x, const Tensor& weight, const Tensor& shift,
+    at::IntArrayRef kernel, at::IntArrayRef stride, at::IntArrayRef padding,
+    at::IntArrayRef dilation) {
+  const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
+  const Parameters p =
+      parameters(x, {}, weight, shift, g, Form::kFeatures, false);
+  const auto sizes = {x.size(0), g.taps(), g.out_height, g.out_width};
+  const Tensor maximum = at::full(sizes, -1, p.shift.options());
+  const Tensor sum = at::zeros(sizes, p.shift.options());
+  const Tensor argument = at::zeros(sizes, p.shift.options().dtype(at::kInt));
+  x.scalar_type() == at::kFloat
+      ? run_channel_pool<float>(p, maximum, sum, argument, false)
+      : run_channel_pool<uint16_t>(p, maximum, sum, argument, false);
+  return {maximum, sum.div_(x.size(1)), argument};
+}
+
+std::tuple<Tensor, Tensor, Tensor> rf_channel_pool_backward(
+    const Tensor& grad_maximum, const Tensor& grad_mean,
+    const Tensor& argument, const Tensor& x, const Tensor& weight,
+    const Tensor& shift, at::IntArrayRef kernel, at::IntArrayRef stride,
+    at::IntArrayRef padding, at::IntArrayRef dilation) {
+  const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
+  const Parameters p =
+      parameters(x, {}, weight, shift, g, Form::kFeatures, true);
+  const Tensor maximum = grad_maximum.contiguous();
+  const Tensor sum = (grad_mean / x.size(1)).contiguous();
+  x.scalar_type() == at::kFloat
+      ? run_channel_pool<float>(p, maximum, sum, argument, true)
+      : run_channel_pool<uint16_t>(p, maximum, sum, argument, true);
+  return {p.grad_x.to(x.scalar_type()), p.grad_weight, p.grad_shift};
+}
+
+std::tuple<Tensor, Tensor> rf_line_pool(
+    const Tensor& x, const Tensor& weight, const Tensor& shift,
+    at::IntArrayRef kernel, at::IntArrayRef stride, at::IntArrayRef padding,
+    at::IntArrayRef dilation) {
+  const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
+  const Parameters p =
+      parameters(x, {}, weight, shift, g, Form::kFeatures, false);
+  const Tensor lines = at::zeros({x.size(0), x.size(1), g.kh, g.out_height},
+                                 p.shift.options());
+  const Tensor columns = at::zeros({x.size(0), x.size(1), g.kw, g.out_width},
+                                   p.shift.options());
+  x.scalar_type() == at::kFloat
+      ? run_line_pool<float>(p, lines, columns, false)
+      : run_line_pool<uint16_t>(p, lines, columns, false);
+  return {lines.div_(g.kw * g.out_width), columns.div_(g.kh * g.out_height)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> rf_line_pool_backward(
+    const Tensor& grad_lines, const Tensor& grad_columns, const Tensor& x,
+    const Tensor& weight, const Tensor& shift, at::IntArrayRef kernel,
+    at::IntArrayRef stride, at::IntArrayRef padding,
+    at::IntArrayRef dilation) {
+  const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
+  const Parameters p =
+      parameters(x, {}, weight, shift, g, Form::kFeatures, true);
+  const Tensor lines = (grad_lines / (g.kw * g.out_width)).contiguous();
+  const Tensor columns = (grad_columns / (g.kh * g.out_height)).contiguous();
+  x.scalar_type() == at::kFloat
+      ? run_line_pool<float>(p, lines, columns, true)
+      : run_line_pool<uint16_t>(p, lines, columns, true);
   return {p.grad_x.to(x.scalar_type()), p.grad_weight, p.grad_shift};
 }
 
@@ -432,14 +707,15 @@ TORCH_LIBRARY(mmrfa, m) {
   m.def("instruction_set() -> str", instruction_set);
   m.def(
       "rf_conv(Tensor x, Tensor? gain, Tensor feature_weight, "
-      "Tensor feature_shift, Tensor weight, Tensor? bias, int[] stride, "
-      "int[] padding, int[] dilation, int groups, bool unfold) -> Tensor");
+      "Tensor feature_shift, Tensor weight, Tensor? bias, Tensor? first, "
+      "Tensor? second, int[] stride, int[] padding, int[] dilation, "
+      "int groups, bool unfold) -> Tensor");
   m.def(
       "rf_conv_backward(Tensor grad, Tensor x, Tensor? gain, "
       "Tensor feature_weight, Tensor feature_shift, Tensor weight, "
-      "int[] stride, int[] padding, int[] dilation, int groups, "
-      "bool unfold) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? first, Tensor? second, int[] stride, int[] padding, "
+      "int[] dilation, int groups, bool unfold) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "rf_features(Tensor x, Tensor weight, Tensor shift, int[] kernel, "
       "int[] stride, int[] padding, int[] dilation) -> Tensor");
@@ -447,6 +723,18 @@ TORCH_LIBRARY(mmrfa, m) {
       "rf_features_backward(Tensor grad, Tensor x, Tensor weight, "
       "Tensor shift, int[] kernel, int[] stride, int[] padding, "
       "int[] dilation) -> (Tensor, Tensor, Tensor)");
+  const std::string features =
+      "Tensor x, Tensor weight, Tensor shift, int[] kernel, int[] stride, "
+      "int[] padding, int[] dilation) -> ";
+  auto define = [&](const std::string& name, const std::string& result) {
+    m.def((name + features + result).c_str());
+  };
+  define("rf_channel_pool(", "(Tensor, Tensor, Tensor)");
+  define("rf_channel_pool_backward(Tensor maximum, Tensor mean, "
+         "Tensor argument, ", "(Tensor, Tensor, Tensor)");
+  define("rf_line_pool(", "(Tensor, Tensor)");
+  define("rf_line_pool_backward(Tensor lines, Tensor columns, ",
+         "(Tensor, Tensor, Tensor)");
   m.def(
       "rf_moments(Tensor x, int[] kernel, int[] stride, int[] padding, "
       "int[] dilation) -> (Tensor, Tensor)");
@@ -461,6 +749,10 @@ TORCH_LIBRARY_IMPL(mmrfa, CPU, m) {
   m.impl("rf_conv_backward", rf_conv_backward);
   m.impl("rf_features", rf_features);
   m.impl("rf_features_backward", rf_features_backward);
+  m.impl("rf_channel_pool", rf_channel_pool);
+  m.impl("rf_channel_pool_backward", rf_channel_pool_backward);
+  m.impl("rf_line_pool", rf_line_pool);
+  m.impl("rf_line_pool_backward", rf_line_pool_backward);
   m.impl("rf_moments", rf_moments);
   m.impl("rf_moments_backward", rf_moments_backward);
 }

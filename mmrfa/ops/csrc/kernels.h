@@ -58,6 +58,39 @@ struct Moments {
   const float* offset;  // (K): gradient = slope @ taps + offset
 };
 
+// Sigmoid gates of K features of some rows of one channel of one image: by
+// channel and position, or else by line of the kernel's spread receptive field.
+template <typename T>
+struct Gates {
+  Geometry geometry;
+  int64_t first, rows;             // output rows
+  const float *channel, *spatial;  // one number; K rows
+  const float *lines, *columns;    // (kh, Ho) and (kw, Wo), if no channel
+  int64_t spatial_pitch;
+  T* y;       // K rows of features in, gated out
+  T* grad_y;  // null: forward. The gradient of y in, of the features out
+  int64_t pitch;  // of y and grad_y
+  float *grad_channel, *grad_spatial, *grad_lines, *grad_columns;  // added to
+};
+
+// Means and maxima of features for such gates, or, with grad_y, the gradient
+// that comes from them. One channel of one image, `pixels` of its positions.
+template <typename T>
+struct Pool {
+  Geometry geometry;
+  int64_t pixels, pitch;  // pitch of y
+  T* y;                   // K rows of features in, or of their gradient out
+  bool backward;
+  // Over channels: K rows of the maximum, the sum and where the maximum is, or
+  // of the gradients of the first two.
+  int64_t channel, pool_pitch;
+  float *maximum, *sum;
+  int32_t* argument;
+  // Over lines, if there is no maximum: sums (kh, Ho) and (kw, Wo), or what
+  // their gradients add to that of a feature.
+  float *lines, *columns;
+};
+
 #define MMRFA_DECLARE(ISA)                                 \
   namespace ISA {                                          \
   void features(const Features<float>& features);          \
@@ -66,6 +99,10 @@ struct Moments {
   void moments(const Moments<uint16_t>& moments);          \
   void moments_backward(const Moments<float>& moments);    \
   void moments_backward(const Moments<uint16_t>& moments); \
+  void gate(const Gates<float>& gates);                    \
+  void gate(const Gates<uint16_t>& gates);                 \
+  void pool(const Pool<float>& pool);                      \
+  void pool(const Pool<uint16_t>& pool);                   \
   }
 MMRFA_DECLARE(avx2)
 MMRFA_DECLARE(avx512)

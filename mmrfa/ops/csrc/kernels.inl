@@ -656,8 +656,121 @@ void moments_backward_any(const Moments<T>& m) {
                                  : moments_backward_of<0>(m);
 }
 
+// One vector of gated features, n lanes of it; returns the gradient of the gate.
+template <typename T>
+INLINE Vec gate_lanes(T* y, T* grad_y, Vec factor, int64_t n) {
+  const Vec value = load(y, n);
+  store(y, value * factor, n);
+  if (grad_y == nullptr) return Vec{};
+  const Vec grad = load(grad_y, n);
+  store(grad_y, grad * factor, n);
+  return value * grad;
+}
+
+template <typename T>
+void gate_any(const Gates<T>& f) {
+  const Geometry& g = f.geometry;
+  const int64_t taps = g.taps(), pixels = f.rows * g.out_width;
+  Vec channel_total = {};
+  for (int64_t t = 0; t < taps; ++t) {
+    T* y = f.y + t * f.pitch;
+    T* grad_y = f.grad_y == nullptr ? nullptr : f.grad_y + t * f.pitch;
+    if (f.channel != nullptr) {
+      const float* spatial = f.spatial + t * f.spatial_pitch;
+      for (int64_t q = 0; q < pixels; q += kLanes) {
+        const int64_t n = pixels - q;
+        const Vec s = load(spatial + q, n);
+        const Vec grad = gate_lanes(y + q, grad_y ? grad_y + q : nullptr,
+                                    s * *f.channel, n);
+        if (grad_y == nullptr) continue;
+        channel_total += grad * s;
+        float* to = f.grad_spatial + t * f.spatial_pitch + q;
+        store(to, load(to, n) + grad * *f.channel, n);
+      }
+      continue;
+    }
+    const int64_t i = t / g.kw, j = t % g.kw;
+    for (int64_t r = 0; r < f.rows; ++r) {
+      const int64_t line = i * g.out_height + f.first + r;
+      const float* columns = f.columns + j * g.out_width;
+      Vec line_total = {};
+      for (int64_t q = 0; q < g.out_width; q += kLanes) {
+        const int64_t n = g.out_width - q, at = r * g.out_width + q;
+        const Vec column = load(columns + q, n);
+        const Vec grad = gate_lanes(y + at, grad_y ? grad_y + at : nullptr,
+                                    column * f.lines[line], n);
+        if (grad_y == nullptr) continue;
+        line_total += grad * column;
+        float* to = f.grad_columns + j * g.out_width + q;
+        store(to, load(to, n) + grad * f.lines[line], n);
+      }
+      if (grad_y != nullptr) f.grad_lines[line] += sum(line_total);
+    }
+  }
+  if (f.channel != nullptr && f.grad_y != nullptr)
+    *f.grad_channel += sum(channel_total);
+}
+
+template <typename T>
+INLINE void pool_over_channels(const Pool<T>& p) {
+  for (int64_t t = 0; t < p.geometry.taps(); ++t)
+    for (int64_t q = 0; q < p.pixels; q += kLanes) {
+      const int64_t n = p.pixels - q;
+      T* y = p.y + t * p.pitch + q;
+      float* maximum = p.maximum + t * p.pool_pitch + q;
+      float* sum = p.sum + t * p.pool_pitch + q;
+      // The bits of an int32 as those of a float: only moved, never computed.
+      float* argument =
+          reinterpret_cast<float*>(p.argument + t * p.pool_pitch + q);
+      const IntVec found = (IntVec)load(argument, n);
+      const IntVec own = IntVec{} + static_cast<int32_t>(p.channel);
+      const Vec most = load(maximum, n), total = load(sum, n);
+      if (p.backward) {
+        store(y, total + (found == own ? most : Vec{}), n);
+        continue;
+      }
+      const Vec value = load(y, n);
+      store(maximum, value > most ? value : most, n);
+      store(argument, (Vec)(value > most ? own : found), n);
+      store(sum, total + value, n);
+    }
+}
+
+template <typename T>
+INLINE void pool_over_lines(const Pool<T>& p) {
+  const Geometry& g = p.geometry;
+  for (int64_t t = 0; t < g.taps(); ++t)
+    for (int64_t row = 0; row < g.out_height; ++row) {
+      float* line = p.lines + t / g.kw * g.out_height + row;
+      float* columns = p.columns + t % g.kw * g.out_width;
+      T* y = p.y + t * p.pitch + row * g.out_width;
+      Vec total = {};
+      for (int64_t q = 0; q < g.out_width; q += kLanes) {
+        const int64_t n = g.out_width - q;
+        const Vec column = load(columns + q, n);
+        if (p.backward) {
+          store(y + q, column + *line, n);
+          continue;
+        }
+        const Vec value = load(y + q, n);
+        store(columns + q, column + value, n);
+        total += value;
+      }
+      if (!p.backward) *line += sum(total);
+    }
+}
+
+template <typename T>
+void pool_any(const Pool<T>& p) {
+  p.maximum != nullptr ? pool_over_channels(p) : pool_over_lines(p);
+}
+
 }  // namespace
 
+void gate(const Gates<float>& g) { gate_any(g); }
+void gate(const Gates<uint16_t>& g) { gate_any(g); }
+void pool(const Pool<float>& p) { pool_any(p); }
+void pool(const Pool<uint16_t>& p) { pool_any(p); }
 void features(const Features<float>& f) { features_any(f); }
 void features(const Features<uint16_t>& f) { features_any(f); }
 void moments(const Moments<float>& m) { moments_any(m); }

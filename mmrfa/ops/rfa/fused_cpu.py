@@ -42,8 +42,9 @@ def rfa_conv2d(
         x, feature_weight, feature_bias, norm, *geometry
     )
     gain = attn_weight.view(x.size(1), -1).float()
+    gates = (None, None)
     out = torch.ops.mmrfa.rf_conv(
-        x, gain, folded, shift, weight, bias, *geometry, groups, False
+        x, gain, folded, shift, weight, bias, *gates, *geometry, groups, False
     )
     update()
     return out
@@ -79,8 +80,9 @@ def rfa_unfold_conv2d(
     folded, shift, update = folded_features(
         x, as_kernel(attn_weight, weight), attn_bias, norm, *geometry
     )
+    gates = (None, None)
     out = torch.ops.mmrfa.rf_conv(
-        x, None, folded, shift, weight, bias, *geometry, groups, True
+        x, None, folded, shift, weight, bias, *gates, *geometry, groups, True
     )
     update()
     return out

@@ -24,6 +24,36 @@ def supports(
     return unsupported_norm(norm) or unsupported_norm(gate_params[2])
 
 
+def line_gates(
+    rows: Tensor, columns: Tensor, gate_params: tuple
+) -> tuple[Tensor, Tensor]:
+    """Coordinate attention on features that were not spread.
+
+    Args:
+        rows (Tensor): means over the lines of the spread features,
+            (N, C, kh, Ho).
+        columns (Tensor): those over its columns, (N, C, kw, Wo).
+        gate_params (tuple): the further arguments of ``gates_of_means``.
+
+    Returns:
+        tuple[Tensor, Tensor]: gates of the same two shapes, in (0, 1).
+    """
+    # In full: with no image in the batch, -1 could be any size.
+    shapes = [
+        (*means.shape[:2], means.size(3), means.size(2))
+        for means in (rows, columns)
+    ]
+    rows, columns = gates_of_means(
+        rows.transpose(2, 3).flatten(2).unsqueeze(3),
+        columns.transpose(2, 3).flatten(2).unsqueeze(2),
+        *gate_params,
+    )
+    return (
+        rows.reshape(shapes[0]).transpose(2, 3),
+        columns.reshape(shapes[1]).transpose(2, 3),
+    )
+
+
 def compute(
     with_features: Callable[..., Tensor],
     x: Tensor,
@@ -56,17 +86,11 @@ def compute(
         *expand: Tensor,
     ) -> Tensor:
         grid = features.unflatten(2, kernel_size)  # N, C, kh, kw, Ho, Wo
-        rows = grid.mean((3, 5)).transpose(2, 3).flatten(2).unsqueeze(3)
-        columns = grid.mean((2, 4)).transpose(2, 3).flatten(2).unsqueeze(2)
-        rows, columns = gates_of_means(
-            rows, columns, squeeze, squeeze_bias, pure_gate_norm, *expand
+        rows, columns = line_gates(
+            grid.mean((3, 5)),
+            grid.mean((2, 4)),
+            (squeeze, squeeze_bias, pure_gate_norm, *expand),
         )
-        # In full: with no image in the batch, -1 could be any size.
-        height, width = grid.shape[4:]
-        rows = rows.view(*rows.shape[:2], height, kernel_size[0])
-        rows = rows.transpose(2, 3)
-        columns = columns.view(*columns.shape[:2], width, kernel_size[1])
-        columns = columns.transpose(2, 3)
         gated = grid * rows[:, :, :, None, :, None]
         gated = gated * columns[:, :, None, :, None, :]
         return sum_over_taps(gated.flatten(2, 3), weight, bias, groups)

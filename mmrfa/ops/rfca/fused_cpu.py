@@ -1,13 +1,14 @@
-"""RFCAConv with features from the compiled CPU kernels."""
+"""RFCAConv by the compiled CPU kernels: nothing of size C*K kept."""
 
 from collections.abc import Callable
-from functools import partial
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from mmrfa.ops.cpu import unsupported, with_features
+from mmrfa.ops.cpu import as_autocast, folded_features, unsupported
 from mmrfa.ops.norm import unsupported_norm
-from mmrfa.ops.rfca.fused import compute
+from mmrfa.ops.receptive_field import Pair
+from mmrfa.ops.rfca.fused import line_gates
 
 
 def supports(
@@ -24,4 +25,46 @@ def supports(
     )
 
 
-rfca_conv2d = partial(compute, with_features)
+def rfca_conv2d(
+    x: Tensor,
+    feature_weight: Tensor,
+    norm: nn.Module,
+    gate_params: tuple,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int = 1,
+    feature_bias: Tensor | None = None,
+) -> Tensor:
+    """Compute ``reference.rfca_conv2d``.
+
+    The features are made twice, for the means and for the sum; kept are ``x``
+    and single lines of it.
+    """
+    x = as_autocast(x)
+    geometry = (stride, padding, dilation)
+    folded, shift, update = folded_features(
+        x, feature_weight, feature_bias, norm, *geometry
+    )
+    means = torch.ops.mmrfa.rf_line_pool(
+        x, folded, shift, weight.shape[2:], *geometry
+    )
+    rows, columns = (mean.to(x.dtype) for mean in means)
+    rows, columns = line_gates(rows, columns, gate_params)
+    out = torch.ops.mmrfa.rf_conv(
+        x,
+        None,
+        folded,
+        shift,
+        weight,
+        bias,
+        rows.float(),
+        columns.float(),
+        *geometry,
+        groups,
+        False,
+    )
+    update()
+    return out

@@ -20,6 +20,31 @@ def supports(
     return unsupported_norm(norm)
 
 
+def position_gate(
+    pooled: Tensor, spatial_weight: Tensor, kernel_size: Pair
+) -> Tensor:
+    """Spatial attention on pooled features that were not spread.
+
+    Args:
+        pooled (Tensor): maximum and mean over the channels,
+            (N, 2, K, Ho, Wo).
+        spatial_weight (Tensor): (1, 2, k, k).
+        kernel_size (tuple[int, int]): (kh, kw).
+
+    Returns:
+        Tensor: (N, K, Ho, Wo), values in (0, 1).
+    """
+    kh, kw = kernel_size
+    score = F.conv2d(
+        spread(pooled, kernel_size),
+        spatial_weight,
+        padding=spatial_weight.size(-1) // 2,
+    )
+    n, _, height, width = score.shape
+    gate = score.view(n, height // kh, kh, width // kw, kw)
+    return gate.permute(0, 2, 4, 1, 3).flatten(1, 2).sigmoid()
+
+
 def compute(
     with_features: Callable[..., Tensor],
     x: Tensor,
@@ -41,7 +66,7 @@ def compute(
     ``with_features`` says how the features are made. Only the two pooled maps
     are spread; the gate made of them comes back to the layout of the features.
     """
-    kh, kw = kernel_size = weight.shape[2:]
+    kernel_size = weight.shape[2:]
 
     def run(
         x: Tensor,
@@ -52,14 +77,7 @@ def compute(
         weight: Tensor,
     ) -> Tensor:
         pooled = torch.stack([features.amax(1), features.mean(1)], 1)
-        score = F.conv2d(
-            spread(pooled, kernel_size),
-            spatial_weight,
-            padding=spatial_weight.size(-1) // 2,
-        )
-        n, _, height, width = score.shape
-        spatial = score.view(n, height // kh, kh, width // kw, kw)
-        spatial = spatial.permute(0, 2, 4, 1, 3).flatten(1, 2).sigmoid()
+        spatial = position_gate(pooled, spatial_weight, kernel_size)
         channel = channel_gate(x, squeeze, expand, max_pool=False)
         weighted = features * channel.unsqueeze(2)
         weighted = weighted * spatial.unsqueeze(1)
