@@ -29,6 +29,10 @@ def sum_over_taps(
         Tensor: (N, O, Ho, Wo), equal to the kernel = stride convolution on
         ``spread(y)``.
     """
+    weight = weight.flatten(2)
+    if groups == 1 and y.stride(1) < y.stride(2):
+        # Taps before channels in memory: turn the weight, not the features.
+        weight, y = weight.transpose(1, 2), y.transpose(1, 2)
     flat = weight.flatten(1)[:, :, None, None]
     return F.conv2d(y.flatten(1, 2), flat, bias, groups=groups)
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mmrfa.ops.cpu import as_autocast, folded_features, unsupported
+from mmrfa.ops.cpu import moments, unsupported
+from mmrfa.ops.folding import as_autocast, folded_features
 from mmrfa.ops.receptive_field import Pair
 
 
@@ -38,7 +39,7 @@ def rfa_conv2d(
     x = as_autocast(x)
     geometry = (stride, padding, dilation)
     folded, shift, update = folded_features(
-        x, feature_weight, feature_bias, norm, *geometry
+        moments, x, feature_weight, feature_bias, norm, *geometry
     )
     gain = attn_weight.view(x.size(1), -1).float()
     out = torch.ops.mmrfa.rf_conv(

@@ -1,0 +1,505 @@
+"""Triton kernels of the receptive-field features; importing needs triton.
+
+Every tile is (BLOCK_P positions, BLOCK_C channels). The layouts differ in the
+strides and in the shape of the tile only: with channels last, neighbouring
+threads take neighbouring channels, else neighbouring positions of one channel.
+Arithmetic is in float32. Vectors of the channels lie with the channel last:
+weight (K, K, C), shift and gain (K, C). Derivations in ``rfa/README.md``.
+"""
+
+import triton
+import triton.language as tl
+
+# Kernels see the module's values at import; so does triton's interpreter.
+INTERPRETED = triton.knobs.runtime.interpret
+
+
+@triton.jit
+def _split(p, height, width, WIDE: tl.constexpr):
+    """Flat positions to image, row and column."""
+    if WIDE:
+        p = p.to(tl.int64)
+    row = p // width
+    return row // height, row % height, p - row * width
+
+
+@triton.jit
+def _channels(channels, BLOCK_C: tl.constexpr, WIDE: tl.constexpr):
+    """The channels of this program, a row, and which of them exist."""
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+    there = c < channels
+    if WIDE:
+        c = c.to(tl.int64)
+    return c, there
+
+
+@triton.jit
+def _pixel(x, n, h, w, c, ok, there, height, width, xn, xc, xh, xw):
+    """Pixels of (n, h, w), zero outside the image, as a float32 tile."""
+    inside = ok & (h >= 0) & (h < height) & (w >= 0) & (w < width)
+    place = (n * xn + h * xh + w * xw) + c * xc
+    return tl.load(x + place, mask=inside & there, other=0).to(tl.float32)
+
+
+@triton.jit
+def _field(
+    x,
+    n,
+    ho,
+    wo,
+    c,
+    ok,
+    there,
+    height,
+    width,
+    xn,
+    xc,
+    xh,
+    xw,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+):
+    """The receptive field of every position: a tuple of K tiles."""
+    field = ()
+    for i in tl.static_range(KH):
+        for j in tl.static_range(KW):
+            h = ho * SH - PH + i * DH
+            w = wo * SW - PW + j * DW
+            field = field + (
+                _pixel(
+                    x, n, h, w, c, ok, there, height, width, xn, xc, xh, xw
+                ),
+            )
+    return field
+
+
+@triton.jit
+def _mean(field, TAPS: tl.constexpr):
+    total = field[0]
+    for t in tl.static_range(1, TAPS):
+        total += field[t]
+    return total * (1.0 / TAPS)
+
+
+@triton.jit
+def _exponentials(gains, mean, there, channels, TAPS: tl.constexpr):
+    """Numerators of the softmax over taps, and one over their sum.
+
+    The scores are ``gain[t] * mean``: their maximum is known beforehand.
+    ``gains`` points at a row of the first of K vectors.
+    """
+    high = tl.load(gains, mask=there, other=0)
+    low = high
+    for t in tl.static_range(1, TAPS):
+        gain = tl.load(gains + t * channels, mask=there, other=0)
+        high = tl.maximum(high, gain)
+        low = tl.minimum(low, gain)
+    top = tl.where(mean > 0, high, low) * mean
+    numerators = ()
+    total = tl.zeros_like(mean)
+    for t in tl.static_range(TAPS):
+        gain = tl.load(gains + t * channels, mask=there, other=0)
+        numerators = numerators + (tl.exp(gain * mean - top),)
+        total += numerators[t]
+    return numerators, 1.0 / total
+
+
+@triton.jit
+def _activation(field, weights, shifts, there, channels, TAPS: tl.constexpr):
+    """A feature before its ReLU; pointers at its rows of weight and shift."""
+    value = tl.load(shifts, mask=there, other=0)
+    for s in tl.static_range(TAPS):
+        weight = tl.load(weights + s * channels, mask=there, other=0)
+        value += weight * field[s]
+    return value
+
+
+@triton.jit
+def features(
+    x,
+    gain,
+    weight,
+    shift,
+    y,
+    channels,
+    count,
+    height,
+    width,
+    out_height,
+    out_width,
+    xn,
+    xc,
+    xh,
+    xw,
+    yn,
+    yc,
+    yt,
+    yh,
+    yw,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    ATTEND: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """``y[t] = alpha[t] * ReLU(sum_s weight[t, s] U[s] + shift[t])``.
+
+    Without ATTEND, alpha is one.
+    """
+    TAPS: tl.constexpr = KH * KW
+    c, there = _channels(channels, BLOCK_C, WIDE)
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]
+    ok = p < count
+    n, ho, wo = _split(p, out_height, out_width, WIDE)
+    field = _field(
+        x, n, ho, wo, c, ok, there, height, width, xn, xc, xh, xw,
+        KH, KW, SH, SW, PH, PW, DH, DW,
+    )  # fmt: skip
+    if ATTEND:
+        mean = _mean(field, TAPS)
+        numerators, scale = _exponentials(
+            gain + c, mean, there, channels, TAPS
+        )
+    place = n * yn + ho * yh + wo * yw
+    pointers = y + place + c * yc
+    mask = ok & there
+    for t in tl.static_range(TAPS):
+        value = _activation(
+            field,
+            weight + t * TAPS * channels + c,
+            shift + t * channels + c,
+            there,
+            channels,
+            TAPS,
+        )
+        value = tl.where(value <= 0, 0.0, value)  # NaN stays
+        if ATTEND:
+            value *= numerators[t] * scale
+        tl.store(pointers + t * yt, value, mask=mask)
+
+
+@triton.jit
+def features_backward(
+    grad,
+    x,
+    gain,
+    weight,
+    shift,
+    z,
+    gain_sums,
+    channels,
+    count,
+    span,
+    height,
+    width,
+    out_height,
+    out_width,
+    xn,
+    xc,
+    xh,
+    xw,
+    gn,
+    gc,
+    gt,
+    gh,
+    gw,
+    zn,
+    zc,
+    zt,
+    zh,
+    zw,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    ATTEND: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Gradient of the activations, from that of ``y``; ``span`` positions.
+
+    Plane t of ``z`` is the gradient of activation t, plane K that of every
+    pixel of the field through the attention. ``gain_sums`` (splits, K, C)
+    are partial sums of the gradient of ``gain``.
+    """
+    TAPS: tl.constexpr = KH * KW
+    c, there = _channels(channels, BLOCK_C, WIDE)
+    start = tl.program_id(0) * span
+    sums = ()
+    if ATTEND:
+        for _t in tl.static_range(TAPS):
+            sums = sums + (tl.zeros((BLOCK_P, BLOCK_C), tl.float32),)
+    for first in range(start, tl.minimum(start + span, count), BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)[:, None]
+        ok = p < count
+        n, ho, wo = _split(p, out_height, out_width, WIDE)
+        field = _field(
+            x, n, ho, wo, c, ok, there, height, width, xn, xc, xh, xw,
+            KH, KW, SH, SW, PH, PW, DH, DW,
+        )  # fmt: skip
+        mask = ok & there
+        place = n * gn + ho * gh + wo * gw
+        grads = grad + place + c * gc
+        place = n * zn + ho * zh + wo * zw
+        pointers = z + place + c * zc
+        if ATTEND:
+            mean = _mean(field, TAPS)
+            numerators, scale = _exponentials(
+                gain + c, mean, there, channels, TAPS
+            )
+            inner = tl.zeros_like(mean)
+            parts = ()
+        for t in tl.static_range(TAPS):
+            value = _activation(
+                field,
+                weight + t * TAPS * channels + c,
+                shift + t * channels + c,
+                there,
+                channels,
+                TAPS,
+            )
+            dy = tl.load(grads + t * gt, mask=mask, other=0).to(tl.float32)
+            if ATTEND:
+                dy *= numerators[t] * scale
+                part = dy * tl.where(value <= 0, 0.0, value)
+                parts = parts + (part,)
+                inner += part
+            dy = tl.where(value > 0, dy, 0.0)
+            tl.store(pointers + t * zt, dy, mask=mask)
+        if ATTEND:
+            dmean = tl.zeros_like(mean)
+            moved = ()
+            for t in tl.static_range(TAPS):
+                value = tl.load(gain + t * channels + c, mask=there, other=0)
+                dscore = parts[t] - numerators[t] * scale * inner
+                dmean += dscore * value
+                moved = moved + (sums[t] + dscore * mean,)
+            sums = moved
+            tl.store(pointers + TAPS * zt, dmean * (1.0 / TAPS), mask=mask)
+    if ATTEND:
+        rows = gain_sums + tl.program_id(0) * TAPS * channels + c
+        for t in tl.static_range(TAPS):
+            value = tl.sum(sums[t], 0, keep_dims=True)
+            tl.store(rows + t * channels, value, mask=there)
+
+
+@triton.jit
+def input_gradient(
+    z,
+    x,
+    weight,
+    vector,
+    dx,
+    channels,
+    count,
+    height,
+    width,
+    out_height,
+    out_width,
+    xn,
+    xc,
+    xh,
+    xw,
+    dn,
+    dc,
+    dh,
+    dw,
+    zn,
+    zc,
+    zt,
+    zh,
+    zw,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    FROM_X: tl.constexpr,
+    ATTEND: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Gather over the windows that a pixel lies in, as tap s of each.
+
+    ``dx = sum_s (sum_t weight[t, s] z[t] + z[K])``, z at the window. With
+    FROM_X, z[t] is the window itself less ``vector[K]``, and ``vector[s]``
+    stands for z[K].
+    """
+    TAPS: tl.constexpr = KH * KW
+    c, there = _channels(channels, BLOCK_C, WIDE)
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]
+    ok = p < count
+    n, h, w = _split(p, height, width, WIDE)
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    if FROM_X:
+        centre = tl.load(vector + TAPS * channels + c, mask=there, other=0)
+    for i in tl.static_range(KH):
+        for j in tl.static_range(KW):
+            top = h + PH - i * DH
+            left = w + PW - j * DW
+            ho = top // SH
+            wo = left // SW
+            window = ok & (top >= 0) & (left >= 0)
+            window = window & (ho < out_height) & (wo < out_width)
+            if SH > 1:
+                window = window & (top % SH == 0)
+            if SW > 1:
+                window = window & (left % SW == 0)
+            mask = window & there
+            place = n * zn + ho * zh + wo * zw
+            pointers = z + place + c * zc
+            s = i * KW + j
+            if FROM_X:
+                part = tl.load(vector + s * channels + c, mask=there, other=0)
+            elif ATTEND:
+                part = tl.load(pointers + TAPS * zt, mask=mask, other=0)
+                part = part.to(tl.float32)
+            else:
+                part = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+            for t in tl.static_range(TAPS):
+                if FROM_X:
+                    value = _pixel(
+                        x, n,
+                        ho * SH - PH + t // KW * DH,
+                        wo * SW - PW + t % KW * DW,
+                        c, window, there, height, width, xn, xc, xh, xw,
+                    )  # fmt: skip
+                    value -= centre
+                else:
+                    value = tl.load(pointers + t * zt, mask=mask, other=0)
+                    value = value.to(tl.float32)
+                factor = tl.load(
+                    weight + (t * TAPS + s) * channels + c,
+                    mask=there,
+                    other=0,
+                )
+                part += value * factor
+            total += tl.where(mask, part, 0.0)
+    place = n * dn + h * dh + w * dw
+    tl.store(
+        dx + place + c * dc,
+        total,
+        mask=ok & there,
+    )
+
+
+@triton.jit
+def outer_sums(
+    z,
+    x,
+    centre,
+    sums,
+    channels,
+    count,
+    span,
+    height,
+    width,
+    out_height,
+    out_width,
+    xn,
+    xc,
+    xh,
+    xw,
+    zn,
+    zc,
+    zt,
+    zh,
+    zw,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    FROM_X: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Partial sums over ``span`` positions of ``z[t] * U[s]`` and ``z[t]``.
+
+    With FROM_X both are U less ``centre``. ``sums`` is (splits, K, K + 1, C);
+    a program does ROWS of the K values of t.
+    """
+    TAPS: tl.constexpr = KH * KW
+    c, there = _channels(channels, BLOCK_C, WIDE)
+    start = tl.program_id(0) * span
+    row = tl.program_id(2) * ROWS
+    total = ()
+    for _t in tl.static_range(ROWS * (TAPS + 1)):
+        total = total + (tl.zeros((BLOCK_P, BLOCK_C), tl.float32),)
+    if FROM_X:
+        middle = tl.load(centre + c, mask=there, other=0)
+    for first in range(start, tl.minimum(start + span, count), BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)[:, None]
+        ok = p < count
+        n, ho, wo = _split(p, out_height, out_width, WIDE)
+        mask = ok & there
+        plain = _field(
+            x, n, ho, wo, c, ok, there, height, width, xn, xc, xh, xw,
+            KH, KW, SH, SW, PH, PW, DH, DW,
+        )  # fmt: skip
+        if FROM_X:
+            field = ()
+            for s in tl.static_range(TAPS):
+                # zero past the end, not minus the centre
+                field = field + (tl.where(mask, plain[s] - middle, 0.0),)
+        else:
+            field = plain
+            place = n * zn + ho * zh + wo * zw
+            pointers = z + place + c * zc
+        moved = ()
+        for r in tl.static_range(ROWS):
+            t = row + r
+            if not FROM_X:
+                value = tl.load(
+                    pointers + t * zt, mask=mask & (t < TAPS), other=0
+                ).to(tl.float32)
+            elif ROWS == TAPS:
+                value = field[r]
+            else:
+                value = _pixel(
+                    x, n,
+                    ho * SH - PH + t // KW * DH,
+                    wo * SW - PW + t % KW * DW,
+                    c, ok, there, height, width, xn, xc, xh, xw,
+                )  # fmt: skip
+                value = tl.where(mask, value - middle, 0.0)
+            for s in tl.static_range(TAPS):
+                moved = moved + (
+                    total[r * (TAPS + 1) + s] + value * field[s],
+                )
+            moved = moved + (total[r * (TAPS + 1) + TAPS] + value,)
+        total = moved
+    for r in tl.static_range(ROWS):
+        t = row + r
+        place = (tl.program_id(0) * TAPS + t) * (TAPS + 1)
+        rows = sums + place * channels + c
+        for s in tl.static_range(TAPS + 1):
+            value = tl.sum(total[r * (TAPS + 1) + s], 0, keep_dims=True)
+            tl.store(rows + s * channels, value, mask=there & (t < TAPS))
