@@ -27,6 +27,7 @@ def _split(p, height, width, WIDE: tl.constexpr):
 def _channels(channels, BLOCK_C: tl.constexpr, WIDE: tl.constexpr):
     """The channels of this program, a row, and which of them exist."""
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+    c = tl.max_contiguous(c, [1, 2])
     there = c < channels
     if WIDE:
         c = c.to(tl.int64)
@@ -88,26 +89,24 @@ def _mean(field, TAPS: tl.constexpr):
 
 
 @triton.jit
-def _exponentials(gains, mean, there, channels, TAPS: tl.constexpr):
-    """Numerators of the softmax over taps, and one over their sum.
+def _softmax(gains, mean, there, channels, TAPS: tl.constexpr):
+    """Maximum and one over the sum of the exponentials of the scores.
 
     The scores are ``gain[t] * mean``: their maximum is known beforehand.
     ``gains`` points at a row of the first of K vectors.
     """
     high = tl.load(gains, mask=there, other=0)
     low = high
-    for t in tl.static_range(1, TAPS):
+    for t in range(1, TAPS):
         gain = tl.load(gains + t * channels, mask=there, other=0)
         high = tl.maximum(high, gain)
         low = tl.minimum(low, gain)
     top = tl.where(mean > 0, high, low) * mean
-    numerators = ()
     total = tl.zeros_like(mean)
-    for t in tl.static_range(TAPS):
+    for t in range(TAPS):
         gain = tl.load(gains + t * channels, mask=there, other=0)
-        numerators = numerators + (tl.exp(gain * mean - top),)
-        total += numerators[t]
-    return numerators, 1.0 / total
+        total += tl.exp(gain * mean - top)
+    return top, 1.0 / total
 
 
 @triton.jit
@@ -170,13 +169,11 @@ def features(
     )  # fmt: skip
     if ATTEND:
         mean = _mean(field, TAPS)
-        numerators, scale = _exponentials(
-            gain + c, mean, there, channels, TAPS
-        )
+        top, scale = _softmax(gain + c, mean, there, channels, TAPS)
     place = n * yn + ho * yh + wo * yw
     pointers = y + place + c * yc
     mask = ok & there
-    for t in tl.static_range(TAPS):
+    for t in range(TAPS):
         value = _activation(
             field,
             weight + t * TAPS * channels + c,
@@ -187,7 +184,8 @@ def features(
         )
         value = tl.where(value <= 0, 0.0, value)  # NaN stays
         if ATTEND:
-            value *= numerators[t] * scale
+            score = mean * tl.load(gain + t * channels + c, mask=there)
+            value *= tl.exp(score - top) * scale
         tl.store(pointers + t * yt, value, mask=mask)
 
 
@@ -229,6 +227,7 @@ def features_backward(
     PW: tl.constexpr,
     DH: tl.constexpr,
     DW: tl.constexpr,
+    PAD: tl.constexpr,
     ATTEND: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -243,10 +242,9 @@ def features_backward(
     TAPS: tl.constexpr = KH * KW
     c, there = _channels(channels, BLOCK_C, WIDE)
     start = tl.program_id(0) * span
-    sums = ()
     if ATTEND:
-        for _t in tl.static_range(TAPS):
-            sums = sums + (tl.zeros((BLOCK_P, BLOCK_C), tl.float32),)
+        row = tl.arange(0, PAD)[:, None]
+        sums = tl.zeros((PAD, BLOCK_C), tl.float32)
     for first in range(start, tl.minimum(start + span, count), BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)[:, None]
         ok = p < count
@@ -262,12 +260,11 @@ def features_backward(
         pointers = z + place + c * zc
         if ATTEND:
             mean = _mean(field, TAPS)
-            numerators, scale = _exponentials(
-                gain + c, mean, there, channels, TAPS
-            )
+            top, scale = _softmax(gain + c, mean, there, channels, TAPS)
             inner = tl.zeros_like(mean)
-            parts = ()
-        for t in tl.static_range(TAPS):
+            dmean = tl.zeros_like(mean)
+            attention = tl.zeros_like(mean)
+        for t in range(TAPS):
             value = _activation(
                 field,
                 weight + t * TAPS * channels + c,
@@ -278,27 +275,33 @@ def features_backward(
             )
             dy = tl.load(grads + t * gt, mask=mask, other=0).to(tl.float32)
             if ATTEND:
-                dy *= numerators[t] * scale
+                factor = tl.load(gain + t * channels + c, mask=there)
+                alpha = tl.exp(factor * mean - top) * scale
+                dy *= alpha
                 part = dy * tl.where(value <= 0, 0.0, value)
-                parts = parts + (part,)
                 inner += part
+                dmean += factor * part
+                attention += factor * alpha
+                total = tl.sum(part * mean, 0, keep_dims=True)
+                sums += tl.where(row == t, total, 0.0)
             dy = tl.where(value > 0, dy, 0.0)
             tl.store(pointers + t * zt, dy, mask=mask)
         if ATTEND:
-            dmean = tl.zeros_like(mean)
-            moved = ()
-            for t in tl.static_range(TAPS):
-                value = tl.load(gain + t * channels + c, mask=there, other=0)
-                dscore = parts[t] - numerators[t] * scale * inner
-                dmean += dscore * value
-                moved = moved + (sums[t] + dscore * mean,)
-            sums = moved
-            tl.store(pointers + TAPS * zt, dmean * (1.0 / TAPS), mask=mask)
+            dmean = (dmean - attention * inner) * (1.0 / TAPS)
+            tl.store(pointers + TAPS * zt, dmean, mask=mask)
+            inner *= mean * scale
+            for t in range(TAPS):
+                factor = tl.load(gain + t * channels + c, mask=there)
+                alpha = tl.exp(factor * mean - top)
+                total = tl.sum(alpha * inner, 0, keep_dims=True)
+                sums -= tl.where(row == t, total, 0.0)
     if ATTEND:
-        rows = gain_sums + tl.program_id(0) * TAPS * channels + c
-        for t in tl.static_range(TAPS):
-            value = tl.sum(sums[t], 0, keep_dims=True)
-            tl.store(rows + t * channels, value, mask=there)
+        place = tl.program_id(0) * TAPS + row
+        tl.store(
+            gain_sums + place * channels + c,
+            sums,
+            mask=there & (row < TAPS),
+        )
 
 
 @triton.jit
@@ -355,48 +358,43 @@ def input_gradient(
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     if FROM_X:
         centre = tl.load(vector + TAPS * channels + c, mask=there, other=0)
-    for i in tl.static_range(KH):
-        for j in tl.static_range(KW):
-            top = h + PH - i * DH
-            left = w + PW - j * DW
-            ho = top // SH
-            wo = left // SW
-            window = ok & (top >= 0) & (left >= 0)
-            window = window & (ho < out_height) & (wo < out_width)
-            if SH > 1:
-                window = window & (top % SH == 0)
-            if SW > 1:
-                window = window & (left % SW == 0)
-            mask = window & there
-            place = n * zn + ho * zh + wo * zw
-            pointers = z + place + c * zc
-            s = i * KW + j
-            if FROM_X:
-                part = tl.load(vector + s * channels + c, mask=there, other=0)
-            elif ATTEND:
-                part = tl.load(pointers + TAPS * zt, mask=mask, other=0)
-                part = part.to(tl.float32)
-            else:
-                part = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-            for t in tl.static_range(TAPS):
+    # Not unrolled: with all loads at once the registers would not do.
+    for s in range(TAPS):
+        top = h + PH - s // KW * DH
+        left = w + PW - s % KW * DW
+        ho = top // SH
+        wo = left // SW
+        window = ok & (top >= 0) & (left >= 0)
+        window = window & (ho < out_height) & (wo < out_width)
+        if SH > 1:
+            window = window & (top % SH == 0)
+        if SW > 1:
+            window = window & (left % SW == 0)
+        mask = window & there
+        part = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+        if FROM_X:
+            part += tl.load(vector + s * channels + c, mask=there, other=0)
+        else:
+            pointers = z + (n * zn + ho * zh + wo * zw) + c * zc
+            if ATTEND:
+                part += tl.load(pointers + TAPS * zt, mask=mask, other=0)
+        for i in range(KH):
+            for j in tl.static_range(KW):
+                t = i * KW + j
                 if FROM_X:
                     value = _pixel(
                         x, n,
-                        ho * SH - PH + t // KW * DH,
-                        wo * SW - PW + t % KW * DW,
+                        ho * SH - PH + i * DH,
+                        wo * SW - PW + j * DW,
                         c, window, there, height, width, xn, xc, xh, xw,
                     )  # fmt: skip
                     value -= centre
                 else:
                     value = tl.load(pointers + t * zt, mask=mask, other=0)
                     value = value.to(tl.float32)
-                factor = tl.load(
-                    weight + (t * TAPS + s) * channels + c,
-                    mask=there,
-                    other=0,
-                )
-                part += value * factor
-            total += tl.where(mask, part, 0.0)
+                factors = weight + (t * TAPS + s) * channels + c
+                part += value * tl.load(factors, mask=there, other=0)
+        total += tl.where(mask, part, 0.0)
     place = n * dn + h * dh + w * dw
     tl.store(
         dx + place + c * dc,

@@ -269,6 +269,7 @@ def features_backward(
             gain_sums=gain_sums,
             count=outputs,
             span=span,
+            PAD=1 << (taps - 1).bit_length(),
             ATTEND=attends,
             WIDE=wide,
         ),
