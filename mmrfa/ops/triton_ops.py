@@ -150,7 +150,7 @@ def start(kernel: str, arguments: dict) -> None:
         # The largest: what takes time here is the number of programs.
         largest = max(
             configs(kernel, last, taps),
-            key=lambda tile: tile['BLOCK_P'] * tile['BLOCK_C'],
+            key=lambda tile: (tile['BLOCK_C'], tile['BLOCK_P']),
         )
         getattr(kernels(), kernel)[grid](**arguments, **largest)
         return
