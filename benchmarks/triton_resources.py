@@ -4,7 +4,9 @@
 
 compiles every kernel with every tile of ``mmrfa/ops/triton_configs.py`` to
 machine code for sm_80 and sm_90, refuses spilled registers, and writes
-``benchmarks/results/triton_resources.md`` and ``.json``. The kernels are
+``benchmarks/results/triton_resources.md`` and ``.json`` (about 15 minutes on
+one core; ``--sample`` takes one data type and architecture for each kernel
+and tile, in turn, and stride 1 alone: about 2 minutes). The kernels are
 recorded from the operators of ``mmrfa/ops/triton_ops.py`` on tensors without
 memory, with the shapes of a ResNet-18, so arguments are specialised as on a
 GPU. Needs Linux and triton, which brings NVIDIA's assembler.
@@ -15,8 +17,9 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Iterator
+import sys
 from datetime import date
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -49,7 +52,7 @@ def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> list:
         list: (kernel, arguments) for features with and without attention,
         moments, and the backward of each.
     """
-    found = []
+    found = {}
     geometry = [[value, value] for value in geometry]
     taps = geometry[0][0] ** 2
     x = torch.empty(32, 64, 56, 56, dtype=dtype, device='meta')
@@ -59,7 +62,7 @@ def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> list:
     weight = torch.empty(64, taps, taps, device='meta')
 
     def record(kernel: str, arguments: dict) -> None:
-        found.append((kernel, arguments))
+        found[kernel, variant(arguments)] = kernel, arguments
 
     with patch.object(triton_ops, 'start', record):
         for gain in (None, shift):
@@ -69,7 +72,13 @@ def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> list:
         moments = triton_ops.moments(x, *geometry)
         wide = [moment.double() for moment in reversed(moments)]
         triton_ops.moments_backward(*reversed(wide), x, moments[0], *geometry)
-    return found
+    return list(found.values())
+
+
+def variant(arguments: dict) -> str:
+    """What a kernel was specialised for."""
+    flags = [k for k in ('ATTEND', 'FROM_X') if arguments.get(k)]
+    return ', '.join(flags)
 
 
 def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
@@ -116,3 +125,103 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
         spilled=int(spilled[1]) + int(spilled[2]),
         shared=binary.metadata.shared,
     )
+
+
+def rows(sample: bool) -> list[dict]:
+    """Compile everything, or every tile once."""
+    found, turn = [], 0
+    grid = list(product(TYPES, ARCHS))
+    for geometry in GEOMETRIES:
+        if sample and geometry[1] > 1:
+            continue
+        for last in (True, False):
+            taps = geometry[0] ** 2
+            by_type = {
+                dtype: recorded(geometry, dtype, last) for dtype in TYPES
+            }
+            for n, (kernel, arguments) in enumerate(by_type[torch.float32]):
+                for tile in configs(kernel, last, taps):
+                    turn += 1
+                    chosen = [grid[turn % len(grid)]] if sample else grid
+                    for dtype, arch in chosen:
+                        row = dict(
+                            kernel=kernel,
+                            variant=variant(arguments),
+                            taps=taps,
+                            stride=geometry[1],
+                            layout='last' if last else 'first',
+                            dtype=str(dtype).partition('.')[2],
+                            tile=[tile['BLOCK_P'], tile['BLOCK_C']],
+                            warps=tile['num_warps'],
+                            arch=f'sm_{arch}',
+                        )
+                        arguments = by_type[dtype][n][1]
+                        row |= compiled(kernel, arguments, tile, arch)
+                        found.append(row)
+    return found
+
+
+def tables(results: dict) -> list[str]:
+    """Markdown: ranges over data types and strides, a line per tile."""
+    lines = [
+        f'# Registers and shared memory, {results["date"]}',
+        '',
+        f'Compiled ahead of time by triton {results["triton"]}; no GPU was '
+        f'used. {len(results["kernels"])} binaries, spilled bytes in all: '
+        f'{sum(row["spilled"] for row in results["kernels"])}. Ranges are '
+        'over data types and strides; shared memory in bytes a program.',
+        '',
+    ]
+    groups = {}
+    for row in results['kernels']:
+        names = 'kernel', 'variant', 'taps', 'layout'
+        key = (*(row[n] for n in names), *row['tile'], row['warps'])
+        groups.setdefault((*key, row['arch']), []).append(row)
+
+    def spread(members: list[dict], name: str) -> str:
+        values = sorted({row[name] for row in members})
+        return '-'.join(map(str, dict.fromkeys((values[0], values[-1]))))
+
+    head = ['kernel', 'variant', 'taps', 'channels', 'positions']
+    head += ['channels', 'warps', 'target', 'registers', 'spilled', 'shared']
+    return lines + table(
+        head,
+        [
+            [
+                *key,
+                *(spread(m, n) for n in ('registers', 'spilled', 'shared')),
+            ]
+            for key, m in groups.items()
+        ],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--out', type=Path, default=RESULTS)
+    parser.add_argument('--sample', action='store_true')
+    args = parser.parse_args()
+    if triton_ops.unavailable():
+        sys.exit(f'error: backend triton: {triton_ops.unavailable()}')
+    if triton_ops.kernels().INTERPRETED:
+        sys.exit('error: TRITON_INTERPRET is set: nothing is compiled')
+    import triton
+
+    results = dict(
+        date=str(date.today()),
+        triton=triton.__version__,
+        kernels=rows(args.sample),
+    )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=None).replace('{"kernel"', '\n{"kernel"')
+    args.out.with_suffix('.json').write_text(text + '\n')
+    args.out.with_suffix('.md').write_text('\n'.join(tables(results)) + '\n')
+    spilling = [row for row in results['kernels'] if row['spilled']]
+    for row in spilling:
+        print(row, file=sys.stderr)
+    if spilling:
+        sys.exit(f'error: {len(spilling)} kernels spill registers')
+
+
+if __name__ == '__main__':
+    main()

@@ -8,7 +8,7 @@ spilled registers) and the interpreter, which takes the largest tile of each.
 # taps a kernel has (up to 9, 25, 49), the fewer values a thread may hold.
 TILES = {
     ('features', 'last'): {
-        9: [(16, 64, 4), (8, 64, 4), (16, 32, 4)],
+        9: [(32, 64, 8), (16, 64, 4), (8, 64, 4), (16, 32, 4)],
         25: [(8, 64, 4), (4, 64, 4)],
         49: [(4, 64, 4)],
     },

@@ -24,11 +24,13 @@ def _split(p, height, width, WIDE: tl.constexpr):
 
 
 @triton.jit
-def _channels(channels, BLOCK_C: tl.constexpr, WIDE: tl.constexpr):
+def _channels(
+    CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, WIDE: tl.constexpr
+):
     """The channels of this program, a row, and which of them exist."""
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
     c = tl.max_contiguous(c, [1, 2])
-    there = c < channels
+    there = c < CHANNELS
     if WIDE:
         c = c.to(tl.int64)
     return c, there
@@ -89,7 +91,7 @@ def _mean(field, TAPS: tl.constexpr):
 
 
 @triton.jit
-def _softmax(gains, mean, there, channels, TAPS: tl.constexpr):
+def _softmax(gains, mean, there, CHANNELS: tl.constexpr, TAPS: tl.constexpr):
     """Maximum and one over the sum of the exponentials of the scores.
 
     The scores are ``gain[t] * mean``: their maximum is known beforehand.
@@ -98,23 +100,30 @@ def _softmax(gains, mean, there, channels, TAPS: tl.constexpr):
     high = tl.load(gains, mask=there, other=0)
     low = high
     for t in range(1, TAPS):
-        gain = tl.load(gains + t * channels, mask=there, other=0)
+        gain = tl.load(gains + t * CHANNELS, mask=there, other=0)
         high = tl.maximum(high, gain)
         low = tl.minimum(low, gain)
     top = tl.where(mean > 0, high, low) * mean
     total = tl.zeros_like(mean)
     for t in range(TAPS):
-        gain = tl.load(gains + t * channels, mask=there, other=0)
+        gain = tl.load(gains + t * CHANNELS, mask=there, other=0)
         total += tl.exp(gain * mean - top)
     return top, 1.0 / total
 
 
 @triton.jit
-def _activation(field, weights, shifts, there, channels, TAPS: tl.constexpr):
+def _activation(
+    field,
+    weights,
+    shifts,
+    there,
+    CHANNELS: tl.constexpr,
+    TAPS: tl.constexpr,
+):
     """A feature before its ReLU; pointers at its rows of weight and shift."""
     value = tl.load(shifts, mask=there, other=0)
     for s in tl.static_range(TAPS):
-        weight = tl.load(weights + s * channels, mask=there, other=0)
+        weight = tl.load(weights + s * CHANNELS, mask=there, other=0)
         value += weight * field[s]
     return value
 
@@ -126,7 +135,6 @@ def features(
     weight,
     shift,
     y,
-    channels,
     count,
     height,
     width,
@@ -141,6 +149,7 @@ def features(
     yt,
     yh,
     yw,
+    CHANNELS: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
     SH: tl.constexpr,
@@ -159,7 +168,11 @@ def features(
     Without ATTEND, alpha is one.
     """
     TAPS: tl.constexpr = KH * KW
-    c, there = _channels(channels, BLOCK_C, WIDE)
+    c, there = _channels(CHANNELS, BLOCK_C, WIDE)
+    weights = weight + c
+    shifts = shift + c
+    if ATTEND:
+        gains = gain + c
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]
     ok = p < count
     n, ho, wo = _split(p, out_height, out_width, WIDE)
@@ -169,22 +182,22 @@ def features(
     )  # fmt: skip
     if ATTEND:
         mean = _mean(field, TAPS)
-        top, scale = _softmax(gain + c, mean, there, channels, TAPS)
+        top, scale = _softmax(gains, mean, there, CHANNELS, TAPS)
     place = n * yn + ho * yh + wo * yw
     pointers = y + place + c * yc
     mask = ok & there
     for t in range(TAPS):
         value = _activation(
             field,
-            weight + t * TAPS * channels + c,
-            shift + t * channels + c,
+            weights + t * TAPS * CHANNELS,
+            shifts + t * CHANNELS,
             there,
-            channels,
+            CHANNELS,
             TAPS,
         )
         value = tl.where(value <= 0, 0.0, value)  # NaN stays
         if ATTEND:
-            score = mean * tl.load(gain + t * channels + c, mask=there)
+            score = mean * tl.load(gains + t * CHANNELS, mask=there)
             value *= tl.exp(score - top) * scale
         tl.store(pointers + t * yt, value, mask=mask)
 
@@ -198,7 +211,6 @@ def features_backward(
     shift,
     z,
     gain_sums,
-    channels,
     count,
     span,
     height,
@@ -219,6 +231,7 @@ def features_backward(
     zt,
     zh,
     zw,
+    CHANNELS: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
     SH: tl.constexpr,
@@ -240,7 +253,11 @@ def features_backward(
     are partial sums of the gradient of ``gain``.
     """
     TAPS: tl.constexpr = KH * KW
-    c, there = _channels(channels, BLOCK_C, WIDE)
+    c, there = _channels(CHANNELS, BLOCK_C, WIDE)
+    weights = weight + c
+    shifts = shift + c
+    if ATTEND:
+        gains = gain + c
     start = tl.program_id(0) * span
     if ATTEND:
         row = tl.arange(0, PAD)[:, None]
@@ -260,22 +277,22 @@ def features_backward(
         pointers = z + place + c * zc
         if ATTEND:
             mean = _mean(field, TAPS)
-            top, scale = _softmax(gain + c, mean, there, channels, TAPS)
+            top, scale = _softmax(gains, mean, there, CHANNELS, TAPS)
             inner = tl.zeros_like(mean)
             dmean = tl.zeros_like(mean)
             attention = tl.zeros_like(mean)
         for t in range(TAPS):
             value = _activation(
                 field,
-                weight + t * TAPS * channels + c,
-                shift + t * channels + c,
+                weights + t * TAPS * CHANNELS,
+                shifts + t * CHANNELS,
                 there,
-                channels,
+                CHANNELS,
                 TAPS,
             )
             dy = tl.load(grads + t * gt, mask=mask, other=0).to(tl.float32)
             if ATTEND:
-                factor = tl.load(gain + t * channels + c, mask=there)
+                factor = tl.load(gains + t * CHANNELS, mask=there)
                 alpha = tl.exp(factor * mean - top) * scale
                 dy *= alpha
                 part = dy * tl.where(value <= 0, 0.0, value)
@@ -291,14 +308,14 @@ def features_backward(
             tl.store(pointers + TAPS * zt, dmean, mask=mask)
             inner *= mean * scale
             for t in range(TAPS):
-                factor = tl.load(gain + t * channels + c, mask=there)
+                factor = tl.load(gains + t * CHANNELS, mask=there)
                 alpha = tl.exp(factor * mean - top)
                 total = tl.sum(alpha * inner, 0, keep_dims=True)
                 sums -= tl.where(row == t, total, 0.0)
     if ATTEND:
         place = tl.program_id(0) * TAPS + row
         tl.store(
-            gain_sums + place * channels + c,
+            gain_sums + place * CHANNELS + c,
             sums,
             mask=there & (row < TAPS),
         )
@@ -311,7 +328,6 @@ def input_gradient(
     weight,
     vector,
     dx,
-    channels,
     count,
     height,
     width,
@@ -330,6 +346,7 @@ def input_gradient(
     zt,
     zh,
     zw,
+    CHANNELS: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
     SH: tl.constexpr,
@@ -351,13 +368,14 @@ def input_gradient(
     stands for z[K].
     """
     TAPS: tl.constexpr = KH * KW
-    c, there = _channels(channels, BLOCK_C, WIDE)
+    c, there = _channels(CHANNELS, BLOCK_C, WIDE)
+    weights = weight + c
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]
     ok = p < count
     n, h, w = _split(p, height, width, WIDE)
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     if FROM_X:
-        centre = tl.load(vector + TAPS * channels + c, mask=there, other=0)
+        centre = tl.load(vector + TAPS * CHANNELS + c, mask=there, other=0)
     # Not unrolled: with all loads at once the registers would not do.
     for s in range(TAPS):
         top = h + PH - s // KW * DH
@@ -373,7 +391,7 @@ def input_gradient(
         mask = window & there
         part = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
         if FROM_X:
-            part += tl.load(vector + s * channels + c, mask=there, other=0)
+            part += tl.load(vector + s * CHANNELS + c, mask=there, other=0)
         else:
             pointers = z + (n * zn + ho * zh + wo * zw) + c * zc
             if ATTEND:
@@ -392,7 +410,7 @@ def input_gradient(
                 else:
                     value = tl.load(pointers + t * zt, mask=mask, other=0)
                     value = value.to(tl.float32)
-                factors = weight + (t * TAPS + s) * channels + c
+                factors = weights + (t * TAPS + s) * CHANNELS
                 part += value * tl.load(factors, mask=there, other=0)
         total += tl.where(mask, part, 0.0)
     place = n * dn + h * dh + w * dw
@@ -409,7 +427,6 @@ def outer_sums(
     x,
     centre,
     sums,
-    channels,
     count,
     span,
     height,
@@ -425,6 +442,7 @@ def outer_sums(
     zt,
     zh,
     zw,
+    CHANNELS: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
     SH: tl.constexpr,
@@ -445,7 +463,7 @@ def outer_sums(
     a program does ROWS of the K values of t.
     """
     TAPS: tl.constexpr = KH * KW
-    c, there = _channels(channels, BLOCK_C, WIDE)
+    c, there = _channels(CHANNELS, BLOCK_C, WIDE)
     start = tl.program_id(0) * span
     row = tl.program_id(2) * ROWS
     total = ()
@@ -489,15 +507,13 @@ def outer_sums(
                 )  # fmt: skip
                 value = tl.where(mask, value - middle, 0.0)
             for s in tl.static_range(TAPS):
-                moved = moved + (
-                    total[r * (TAPS + 1) + s] + value * field[s],
-                )
+                moved = moved + (total[r * (TAPS + 1) + s] + value * field[s],)
             moved = moved + (total[r * (TAPS + 1) + TAPS] + value,)
         total = moved
     for r in tl.static_range(ROWS):
         t = row + r
         place = (tl.program_id(0) * TAPS + t) * (TAPS + 1)
-        rows = sums + place * channels + c
+        rows = sums + place * CHANNELS + c
         for s in tl.static_range(TAPS + 1):
             value = tl.sum(total[r * (TAPS + 1) + s], 0, keep_dims=True)
-            tl.store(rows + s * channels, value, mask=there & (t < TAPS))
+            tl.store(rows + s * CHANNELS, value, mask=there & (t < TAPS))

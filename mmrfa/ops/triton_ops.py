@@ -109,7 +109,7 @@ def common(x: Tensor, kernel, stride, padding, dilation) -> dict:
     values = (*kernel, *stride, *padding, *dilation)
     return dict(
         x=x,
-        channels=x.size(1),
+        CHANNELS=x.size(1),
         height=x.size(2),
         width=x.size(3),
         out_height=height,
@@ -142,7 +142,7 @@ def start(kernel: str, arguments: dict) -> None:
         step = arguments.get('span', tile['BLOCK_P'])
         return (
             -(-arguments['count'] // step),
-            -(-arguments['channels'] // tile['BLOCK_C']),
+            -(-arguments['CHANNELS'] // tile['BLOCK_C']),
             -(-taps // tile.get('ROWS', taps)),
         )
 
@@ -167,7 +167,7 @@ def tuned(kernel: str, last: bool, taps: int):
     for choice in configs(kernel, last, taps):
         warps = choice.pop('num_warps')
         choices.append(triton.Config(choice, num_warps=warps))
-    key = ['channels', 'count', 'height', 'width', 'ATTEND', 'FROM_X']
+    key = ['CHANNELS', 'count', 'height', 'width', 'ATTEND', 'FROM_X']
     key += ['KH', 'KW', 'SH', 'SW', 'DH', 'DW']
     return triton.autotune(choices, key, cache_results=True)(
         getattr(kernels(), kernel)

@@ -42,9 +42,7 @@ def rfa_conv2d(
         x: Tensor, folded: Tensor, shift: Tensor, gain: Tensor, weight: Tensor
     ) -> Tensor:
         gain = gain.view(shift.shape).float()
-        y = rf_features(
-            x, gain, folded, shift, weight.shape[2:], *geometry
-        )
+        y = rf_features(x, gain, folded, shift, weight.shape[2:], *geometry)
         return sum_over_taps(y, weight, bias, groups)
 
     return with_folded(
