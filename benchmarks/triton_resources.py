@@ -4,9 +4,10 @@
 
 compiles every kernel with every tile of ``mmrfa/ops/triton_configs.py`` to
 machine code for sm_80 and sm_90, refuses spilled registers, and writes
-``benchmarks/results/triton_resources.md`` and ``.json`` (about 15 minutes on
-one core; ``--sample`` takes one data type and architecture for each kernel
-and tile, in turn, and stride 1 alone: about 2 minutes). The kernels are
+``benchmarks/results/triton_resources.md`` and ``.json``: 3x3 with stride 1 in
+every data type and for both targets, other sizes in one of the six after the
+other (10 minutes on one core). ``--all`` takes all six everywhere,
+``--sample`` one for each kernel and tile. The kernels are
 recorded from the operators of ``mmrfa/ops/triton_ops.py`` on tensors without
 memory, with the shapes of a ResNet-18, so arguments are specialised as on a
 GPU. Needs Linux and triton, which brings NVIDIA's assembler.
@@ -115,7 +116,7 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
         binary = triton.compile(
             ASTSource(function, signature, constants, attributes),
             target=GPUTarget('cuda', arch, 32),
-            options=dict(num_warps=tile['num_warps']),
+            options={k: tile[k] for k in ('num_warps', 'maxnreg')},
         )
     assert binary.asm['cubin']
     log = log.getvalue()
@@ -127,13 +128,15 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
     )
 
 
-def rows(sample: bool) -> list[dict]:
-    """Compile everything, or every tile once."""
+def rows(extent: str | None) -> list[dict]:
+    """Compile ``'all'``, a ``'sample'`` or what lies between."""
     found, turn = [], 0
     grid = list(product(TYPES, ARCHS))
     for geometry in GEOMETRIES:
-        if sample and geometry[1] > 1:
+        sampled = extent == 'sample'
+        if sampled and geometry not in (GEOMETRIES[0], GEOMETRIES[-1]):
             continue
+        sampled |= geometry != GEOMETRIES[0] and extent != 'all'
         for last in (True, False):
             taps = geometry[0] ** 2
             by_type = {
@@ -142,7 +145,7 @@ def rows(sample: bool) -> list[dict]:
             for n, (kernel, arguments) in enumerate(by_type[torch.float32]):
                 for tile in configs(kernel, last, taps):
                     turn += 1
-                    chosen = [grid[turn % len(grid)]] if sample else grid
+                    chosen = [grid[turn % len(grid)]] if sampled else grid
                     for dtype, arch in chosen:
                         row = dict(
                             kernel=kernel,
@@ -199,7 +202,10 @@ def tables(results: dict) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, default=RESULTS)
-    parser.add_argument('--sample', action='store_true')
+    for extent in ('all', 'sample'):
+        parser.add_argument(
+            f'--{extent}', dest='extent', action='store_const', const=extent
+        )
     args = parser.parse_args()
     if triton_ops.unavailable():
         sys.exit(f'error: backend triton: {triton_ops.unavailable()}')
@@ -210,7 +216,7 @@ def main() -> None:
     results = dict(
         date=str(date.today()),
         triton=triton.__version__,
-        kernels=rows(args.sample),
+        kernels=rows(args.extent),
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=None).replace('{"kernel"', '\n{"kernel"')

@@ -165,8 +165,8 @@ def tuned(kernel: str, last: bool, taps: int):
 
     choices = []
     for choice in configs(kernel, last, taps):
-        warps = choice.pop('num_warps')
-        choices.append(triton.Config(choice, num_warps=warps))
+        options = {k: choice.pop(k) for k in ('num_warps', 'maxnreg')}
+        choices.append(triton.Config(choice, **options))
     key = ['CHANNELS', 'count', 'height', 'width', 'ATTEND', 'FROM_X']
     key += ['KH', 'KW', 'SH', 'SW', 'DH', 'DW']
     return triton.autotune(choices, key, cache_results=True)(

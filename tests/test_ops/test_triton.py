@@ -17,7 +17,12 @@ from test_ops import test_backends
 from torch.utils.checkpoint import checkpoint
 
 from mmrfa.layers import RFAConv, RFCAConv, RFCBAMConv
-from mmrfa.ops import native_reference, triton_ops, use_backend
+from mmrfa.ops import (
+    native_reference,
+    triton_configs,
+    triton_ops,
+    use_backend,
+)
 
 ROOT = Path(__file__).parents[2]
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -405,11 +410,24 @@ def test_every_kernel_compiles_without_spills(tmp_path):
     committed = json.loads(committed.read_text())['kernels']
 
     def tiles(rows):
-        names = 'kernel', 'variant', 'layout', 'taps', 'tile'
-        return {tuple(map(str, map(row.get, names))) for row in rows}
+        names = 'kernel', 'variant', 'layout', 'tile', 'warps'
+        return {
+            (*(str(row[name]) for name in names), row['taps'] > 9)
+            for row in rows
+        }
 
     # Every kernel and every tile, in the sample and in the committed table.
+    assert len(tiles(found)) > 40
     assert tiles(found) == tiles(committed)
+    ours = {
+        (kernel, str([positions, channels]), str(warps), most > 9)
+        for (kernel, _), by_taps in triton_configs.TILES.items()
+        for most, choices in by_taps.items()
+        for positions, channels, warps in choices
+    }
+    assert {
+        (k, tile, w, large) for k, _, _, tile, w, large in tiles(found)
+    } == ours
     assert {row['arch'] for row in found} == {'sm_80', 'sm_90'}
     assert {row['dtype'] for row in found} == {
         'float32',
