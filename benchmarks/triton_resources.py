@@ -70,9 +70,8 @@ def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> list:
             inputs = (x, gain, weight, shift, *geometry)
             y = triton_ops.features(*inputs)
             triton_ops.features_backward(y, *inputs)
-        moments = triton_ops.moments(x, *geometry)
-        wide = [moment.double() for moment in reversed(moments)]
-        triton_ops.moments_backward(*reversed(wide), x, moments[0], *geometry)
+        mean, covariance = triton_ops.moments(x, *geometry)
+        triton_ops.moments_backward(mean, covariance, x, mean, *geometry)
     return list(found.values())
 
 

@@ -30,7 +30,7 @@ def unavailable() -> str | None:
     try:
         import triton
     except ImportError as error:
-        return f'triton does not import ({error}): pip install "mmrfa[triton]"'
+        return f'triton does not import ({error}); pip install triton'
     if tuple(map(int, triton.__version__.split('.')[:2])) < OLDEST:
         oldest = '.'.join(map(str, OLDEST))
         return f'needs triton {oldest} or newer, got {triton.__version__}'

@@ -380,7 +380,7 @@ def test_missing_or_old_triton_is_named(monkeypatch):
     assert unavailable() == 'needs triton 3.7 or newer, got 3.1.0'
     monkeypatch.setitem(sys.modules, 'triton', None)
     said = unavailable()
-    assert 'triton does not import' in said and 'mmrfa[triton]' in said
+    assert 'triton does not import' in said and 'pip install' in said
 
 
 def test_importing_mmrfa_does_not_import_triton():
@@ -436,6 +436,37 @@ def test_every_kernel_compiles_without_spills(tmp_path):
     }
     assert all(row['spilled'] == 0 for row in found + committed)
     assert all(0 < row['registers'] <= 255 for row in found + committed)
+
+
+# The benchmark ---------------------------------------------------------------
+
+
+def benchmark(*arguments):
+    script = ROOT / 'benchmarks/run_cuda.py'
+    return subprocess.run(
+        [sys.executable, script, *arguments], capture_output=True, text=True
+    )
+
+
+@pytest.mark.skipif(DEVICE == 'cuda', reason='CUDA is there')
+def test_benchmark_needs_a_gpu():
+    run = benchmark()
+    assert run.returncode == 1
+    assert run.stderr == 'error: needs a CUDA device, torch finds none\n'
+
+
+@pytest.mark.skipif(DEVICE == 'cuda', reason='simulates the kernels')
+def test_benchmark_in_small(tmp_path):
+    run = benchmark('--dry-run', '--out', tmp_path / 'out')
+    assert run.returncode == 0, run.stderr
+    results = json.loads((tmp_path / 'out.json').read_text())
+    assert results['summary'].keys() == {'inference', 'training'}
+    (case,) = [c for c in results['layers'] if c['operator'] == 'RFAConv']
+    for name in 'inference', 'training':
+        assert case[name].keys() == {'plain', 'reference', 'fused', 'triton'}
+        assert all(spent > 0 for spent in case[name].values())
+        assert f'## Layers, {name}' in (tmp_path / 'out.md').read_text()
+    assert (tmp_path / 'out.png').stat().st_size > 1000
 
 
 # On a GPU --------------------------------------------------------------------
