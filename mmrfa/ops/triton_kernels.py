@@ -262,9 +262,10 @@ def features_backward(
     if ATTEND:
         row = tl.arange(0, PAD)[:, None]
         sums = tl.zeros((PAD, BLOCK_C), tl.float32)
-    for first in range(start, tl.minimum(start + span, count), BLOCK_P):
+    end = tl.minimum(start + span, count)
+    for first in range(start, end, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)[:, None]
-        ok = p < count
+        ok = p < end
         n, ho, wo = _split(p, out_height, out_width, WIDE)
         field = _field(
             x, n, ho, wo, c, ok, there, height, width, xn, xc, xh, xw,
@@ -471,9 +472,10 @@ def outer_sums(
         total = total + (tl.zeros((BLOCK_P, BLOCK_C), tl.float32),)
     if FROM_X:
         middle = tl.load(centre + c, mask=there, other=0)
-    for first in range(start, tl.minimum(start + span, count), BLOCK_P):
+    end = tl.minimum(start + span, count)
+    for first in range(start, end, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)[:, None]
-        ok = p < count
+        ok = p < end
         n, ho, wo = _split(p, out_height, out_width, WIDE)
         mask = ok & there
         plain = _field(

@@ -130,6 +130,7 @@ def pieces(x: Tensor, positions: int) -> tuple[int, int]:
     blocks = -(-x.size(1) // 32) if channels_last(x) else x.size(1)
     number = min(positions // SHORTEST_SPAN, MOST_PROGRAMS // blocks)
     span = -(-positions // max(1, number))
+    span = -(-span // SHORTEST_SPAN) * SHORTEST_SPAN  # whole tiles
     return span, -(-positions // span)
 
 
@@ -369,7 +370,8 @@ def moments(
             WIDE=is_wide(x),
         ),
     )
-    sums = sums.sum(0, dtype=torch.float64).movedim(2, 0) / outputs
+    sums = sums.sum(0, dtype=torch.float64).movedim(2, 0).contiguous()
+    sums = sums / outputs
     shift = sums[:, :, taps]
     covariance = sums[:, :, :taps] - shift.unsqueeze(2) * shift.unsqueeze(1)
     return centre.unsqueeze(1) + shift, covariance.contiguous()

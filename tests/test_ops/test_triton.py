@@ -259,8 +259,8 @@ def test_keeps_only_the_input_for_backward(layer):
     with use_backend('triton'):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             module(x)
-    images = [shape for shape in kept if len(shape) > 3 and shape[0] == 2]
-    assert images and set(images) == {x.shape}
+    assert x.shape in kept
+    assert max(shape.numel() for shape in kept) == x.numel()
 
 
 @every_layer
