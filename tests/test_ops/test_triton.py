@@ -200,6 +200,15 @@ def test_opcheck():
     opcheck(triton_ops.rf_features, (x, None, weight, shift, *lists))
 
 
+@pytest.mark.parametrize('sign', [1, -1])
+def test_large_scores_do_not_overflow(sign):
+    x, gain, weight, shift = inputs(GEOMETRIES[2])
+    args = (sign * 1e3 * x.detach().abs(), gain, weight, shift)
+    y = triton_ops.rf_features(*args, *GEOMETRIES[2])
+    exact = native_reference.rf_weighted(*args, *GEOMETRIES[2])
+    torch.testing.assert_close(y, exact)
+
+
 def test_nan_stays():
     x, gain, weight, shift = inputs(GEOMETRIES[3])
     nan = x.detach() * float('nan')
@@ -229,10 +238,21 @@ def test_matches_reference(layer, case, mode):
 
 
 @every_layer
-def test_matches_reference_in_half_precision(layer):
+@pytest.mark.parametrize(
+    ('dtype', 'layout'),
+    [
+        (torch.float32, 'last'),
+        (torch.float16, 'first'),
+        (torch.bfloat16, 'last'),
+    ],
+    ids=str,
+)
+def test_layers_by_dtype_and_layout(layer, dtype, layout):
     case = ((2, 8, 4, 6, 12), (1, 3), 1, (0, 1), 1, 1)
-    for dtype in (torch.float16, torch.bfloat16):
-        test_backends.check(layer, case, 'train', 'triton', dtype, DEVICE)
+    module = test_backends.make(layer, case, True).to(DEVICE)
+    x = torch.randn(2, 8, 6, 12, device=DEVICE)
+    x = x.contiguous(memory_format=LAYOUTS[layout])
+    test_backends.compare(module, x, 'triton', dtype)
 
 
 def test_five_taps_a_side():
@@ -275,7 +295,7 @@ def test_input_modified_in_place_is_refused(layer):
         y.sum().backward()
 
 
-def test_deepcopy_checkpoint_and_autocast():
+def test_deepcopy_checkpoint_and_autocast(monkeypatch):
     module, x = small(RFAConv, training=False)
     x.requires_grad_()
     with use_backend('triton'):
@@ -285,8 +305,16 @@ def test_deepcopy_checkpoint_and_autocast():
         (gradient,) = torch.autograd.grad(got.sum(), x)
         (direct,) = torch.autograd.grad(expected.sum(), x)
         torch.testing.assert_close(gradient, direct)
+        start, seen = triton_ops.start, set()
+
+        def watched(kernel, arguments):
+            seen.add(arguments['x'].dtype)
+            start(kernel, arguments)
+
+        monkeypatch.setattr(triton_ops, 'start', watched)
         with torch.autocast(DEVICE, torch.bfloat16):
             mixed = module(x)
+        assert seen == {torch.bfloat16}
         assert mixed.dtype == torch.bfloat16
         mixed.float().sum().backward()
     assert (mixed - expected).norm() < 0.05 * expected.norm()
@@ -332,7 +360,9 @@ def test_compile_keeps_the_function(layer):
 @every_layer
 def test_runs_only_where_named(layer, monkeypatch):
     monkeypatch.delenv('MMRFA_BACKEND', raising=False)
+    # In float16, which no other compiled form takes.
     module, x = small(layer, training=False)
+    module, x = module.half(), x.half()
     started = []
     monkeypatch.setattr(
         triton_ops, 'start', lambda kernel, arguments: started.append(kernel)
