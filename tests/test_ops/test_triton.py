@@ -5,6 +5,7 @@ It takes a tenth of a second and more for every tile, hence the small cases.
 """
 
 import copy
+import importlib.util
 import json
 import os
 import subprocess
@@ -497,6 +498,9 @@ def test_benchmark_in_small(tmp_path):
         assert all(spent > 0 for spent in case[name].values())
         assert f'## Layers, {name}' in (tmp_path / 'out.md').read_text()
     assert (tmp_path / 'out.png').stat().st_size > 1000
+    if importlib.util.find_spec('mmseg'):
+        (network,) = results['networks']
+        assert network['training'].keys() == {'plain', 'fused'}
 
 
 # On a GPU --------------------------------------------------------------------
