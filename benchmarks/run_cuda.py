@@ -31,7 +31,7 @@ FORMS = ('reference', 'fused', 'triton')
 # change of size, which are also those of ResNet-50, and its strided ones.
 SHAPES = [(64, 56, 1), (128, 28, 1), (256, 14, 1), (512, 7, 1)]
 SHAPES += [(128, 56, 2), (256, 28, 2), (512, 14, 2)]
-TINY = [(4, 3, 1)]
+TINY = [(4, 3, 2)]
 CONFIGS = Path(__file__).parents[1] / 'configs/deeplabv3plus'
 CONFIG = 'deeplabv3plus_r50{}-d8_4xb4-20k_voc12aug-512x512.py'
 PASSES = {'inference': inference, 'training': training_step}
@@ -173,7 +173,7 @@ def segmentor(form: str, device: str) -> nn.Module:
 def network_case(
     device: str, forms: tuple, rounds: int, size: int, batch: int
 ) -> dict:
-    """One training step of the segmentor, plain and in some forms, autocast."""
+    """A training step of the segmentor, plain and in forms, with autocast."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
