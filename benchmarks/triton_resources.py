@@ -10,7 +10,8 @@ other (10 minutes on one core). ``--all`` takes all six everywhere,
 ``--sample`` one for each kernel and tile. The kernels are
 recorded from the operators of ``mmrfa/ops/triton_ops.py`` on tensors without
 memory, with the shapes of a ResNet-18, so arguments are specialised as on a
-GPU. Needs Linux and triton, which brings NVIDIA's assembler.
+GPU; offsets are of 31 bits, those of 63 for larger tensors are left out. Needs
+Linux and triton, which brings NVIDIA's assembler.
 """
 
 import argparse
