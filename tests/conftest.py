@@ -13,6 +13,10 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import torch
 
+# Read when triton is imported: without a GPU its kernels are simulated.
+if not torch.cuda.is_available():
+    os.environ.setdefault('TRITON_INTERPRET', '1')
+
 REPO = Path(__file__).resolve().parents[1]
 
 

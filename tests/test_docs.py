@@ -195,6 +195,17 @@ def test_readme_lists_every_backend():
         assert operators == wanted
 
 
+def test_estimate_for_gpus_is_the_computed_one():
+    script = REPO / 'benchmarks/cuda_floor.py'
+    run = subprocess.run(
+        [sys.executable, script], check=True, capture_output=True, text=True
+    )
+    assert run.stdout.count('\n') == 2 + 4 * 2
+    text = (REPO / 'mmrfa/ops/rfa/README.md').read_text()
+    assert run.stdout.strip() in text
+    assert '**an estimate**' in text
+
+
 def test_error_lines_are_in_the_code():
     text = INSTALL.read_text()
     table = text[text.index('| The line says |') :].split('\n\n')[0]

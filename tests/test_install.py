@@ -427,7 +427,7 @@ def test_the_pins_lie_in_the_ranges_of_the_extras():
     project = tomllib.loads((REPO / 'pyproject.toml').read_text())['project']
     pins = requirements('torch.txt', *COMPLETE)
     checked = 0
-    for extra in 'seg', 'det':
+    for extra in 'seg', 'det', 'triton':
         for need in project['optional-dependencies'][extra]:
             need = Requirement(need)
             (pin,) = pins[need.name].specifier

@@ -1,6 +1,7 @@
 """``python -m mmrfa.ops``: which backends can run here, and why not others.
 
-Found out by running every operator once on a small CPU tensor.
+Found out by running every operator once on a small tensor: on the CPU, or for
+``triton`` on the GPU if there is one.
 """
 
 import torch
@@ -29,9 +30,11 @@ def main() -> None:
         for backend in BACKENDS:
             if backend not in backends:
                 continue
+            gpu = backend == 'triton' and torch.cuda.is_available()
+            device = 'cuda' if gpu else 'cpu'
             try:
                 with use_backend(backend):
-                    layer(x)
+                    layer.to(device)(x.to(device))
                 verdict = 'runs'
             except RuntimeError as error:
                 verdict = str(error).partition(': ')[2]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from mmrfa.errors import InputError
 
 # Every backend name, in the order in which they are tried.
-BACKENDS = ('cpu', 'fused', 'reference')
+BACKENDS = ('cpu', 'triton', 'fused', 'reference')
 
 _LOGGER = logging.getLogger('mmrfa.ops')
 _FORCED: ContextVar[str | None] = ContextVar('mmrfa_backend', default=None)
@@ -29,10 +29,14 @@ class Backend(NamedTuple):
         run (Callable): computes the operator; signature of the reference.
         supports (Callable): same arguments; None when ``run`` can take them,
             else a sentence that says why not.
+        automatic (bool): whether the form is taken where no backend was
+            named. False for one whose speed was not measured yet. Defaults
+            to True.
     """
 
     run: Callable
     supports: Callable[..., str | None]
+    automatic: bool = True
 
 
 def _anything(*args, **kwargs) -> None:
@@ -69,7 +73,10 @@ def operator(reference: Callable, **faster: Backend) -> Callable:
                 )
             return forms[name].run(*args, **kwargs)
         for name, form in forms.items():
-            reason = form.supports(*args, **kwargs)
+            if form.automatic:
+                reason = form.supports(*args, **kwargs)
+            else:
+                reason = 'runs only where it is named'
             if reason is None:
                 return form.run(*args, **kwargs)
             _LOGGER.debug('%s: not %s: %s', reference.__name__, name, reason)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from mmrfa.ops import native_reference
+from mmrfa.ops.native_reference import differentiable
+from mmrfa.ops.receptive_field import out_size
 
 PREFIX = '_kernels_torch_'
 OPERATORS = (
@@ -74,50 +76,6 @@ def _register() -> None:
         )
 
 
-def _out_size(x, kernel, stride, padding, dilation) -> list:
-    return [
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(
-            x.shape[2:], kernel, stride, padding, dilation
-        )
-    ]
-
-
-def out_size(x, kernel, stride, padding, dilation) -> int:
-    """Number of output positions of one image."""
-    height, width = _out_size(x, kernel, stride, padding, dilation)
-    return height * width
-
-
-def _differentiable(plain, inputs, grads) -> tuple:
-    """Gradients that can be differentiated again, one per input.
-
-    The compiled backward has no derivative of its own. Grad mode is on in
-    backward only where somebody asked for one (``create_graph``).
-    """
-    wanted = [
-        i
-        for i, value in enumerate(inputs)
-        if isinstance(value, Tensor) and value.requires_grad
-    ]
-    # Aliases: an input may depend on another one, whose gradient must count
-    # the direct way alone.
-    inputs = list(inputs)
-    for i in wanted:
-        inputs[i] = inputs[i].view_as(inputs[i])
-    found = torch.autograd.grad(
-        plain(*inputs),
-        [inputs[i] for i in wanted],
-        grads,
-        create_graph=True,
-        allow_unused=True,
-    )
-    result = [None] * len(inputs)
-    for i, gradient in zip(wanted, found):
-        result[i] = gradient
-    return tuple(result)
-
-
 # rf_conv: weighted features and last convolution -------------------------
 
 
@@ -136,7 +94,7 @@ def _rf_conv_shape(
     groups,
     unfold,
 ):
-    size = _out_size(x, weight.shape[2:], stride, padding, dilation)
+    size = out_size(x, weight.shape[2:], stride, padding, dilation)
     out = x.new_empty(x.size(0), weight.size(0), *size)
     if x.is_contiguous(memory_format=torch.channels_last) and (
         not x.is_contiguous()
@@ -160,7 +118,7 @@ def _rf_conv_backward(ctx, grad: Tensor):
         if ctx.bias_dtype is not None:
             bias = grad.new_zeros(grad.size(1)).requires_grad_()
         inputs = (*saved, bias, *rest)
-        return _differentiable(native_reference.rf_conv, inputs, grad)
+        return differentiable(native_reference.rf_conv, inputs, grad)
     found = torch.ops.mmrfa.rf_conv_backward(grad, *saved, *rest)
     dx, dgain, dfeature, dshift, dweight, *dgates = found
     dbias = None
@@ -191,7 +149,7 @@ def _contiguous_like(tensor: Tensor) -> Tensor:
 
 
 def _rf_features_shape(x, weight, shift, kernel, stride, padding, dilation):
-    size = _out_size(x, kernel, stride, padding, dilation)
+    size = out_size(x, kernel, stride, padding, dilation)
     return x.new_empty(*x.shape[:2], kernel[0] * kernel[1], *size)
 
 
@@ -203,7 +161,7 @@ def _rf_features_context(ctx, inputs, output) -> None:
 def _rf_features_backward(ctx, grad: Tensor):
     if torch.is_grad_enabled():
         inputs = (*ctx.saved_tensors, *ctx.geometry)
-        return _differentiable(native_reference.rf_features, inputs, grad)
+        return differentiable(native_reference.rf_features, inputs, grad)
     found = torch.ops.mmrfa.rf_features_backward(
         grad, *ctx.saved_tensors, *ctx.geometry
     )
@@ -218,7 +176,7 @@ def _rf_features_backward_shape(grad, x, weight, shift, *geometry):
 
 
 def _rf_channel_pool_shape(x, weight, shift, kernel, *geometry):
-    size = _out_size(x, kernel, *geometry)
+    size = out_size(x, kernel, *geometry)
     maximum = shift.new_empty(x.size(0), kernel[0] * kernel[1], *size)
     argument = torch.empty_like(maximum, dtype=torch.int32)
     return maximum, torch.empty_like(maximum), argument
@@ -238,7 +196,7 @@ def _rf_channel_pool_backward(ctx, grad_maximum, grad_mean, _):
         def plain(*inputs):
             return native_reference.rf_channel_pool(*inputs)[:2]
 
-        return _differentiable(plain, inputs, (grad_maximum, grad_mean))
+        return differentiable(plain, inputs, (grad_maximum, grad_mean))
     found = torch.ops.mmrfa.rf_channel_pool_backward(
         grad_maximum, grad_mean, argument, *inputs
     )
@@ -250,7 +208,7 @@ def _rf_channel_pool_backward_shape(maximum, mean, argument, *inputs):
 
 
 def _rf_line_pool_shape(x, weight, shift, kernel, *geometry):
-    height, width = _out_size(x, kernel, *geometry)
+    height, width = out_size(x, kernel, *geometry)
     shape = x.shape[:2]
     return (
         shift.new_empty(*shape, kernel[0], height),
@@ -264,7 +222,7 @@ _rf_line_pool_context = _rf_features_context
 def _rf_line_pool_backward(ctx, *grads: Tensor):
     inputs = (*ctx.saved_tensors, *ctx.geometry)
     if torch.is_grad_enabled():
-        return _differentiable(native_reference.rf_line_pool, inputs, grads)
+        return differentiable(native_reference.rf_line_pool, inputs, grads)
     found = torch.ops.mmrfa.rf_line_pool_backward(*grads, *inputs)
     return *found, *[None] * 4
 
@@ -291,7 +249,7 @@ def _rf_moments_backward(ctx, grad_mean: Tensor, grad_covariance: Tensor):
     if torch.is_grad_enabled():
         inputs = (ctx.saved_tensors[0], *ctx.geometry)
         grads = (grad_mean, grad_covariance)
-        return _differentiable(native_reference.rf_moments, inputs, grads)
+        return differentiable(native_reference.rf_moments, inputs, grads)
     grad = torch.ops.mmrfa.rf_moments_backward(
         grad_mean, grad_covariance, *ctx.saved_tensors, *ctx.geometry
     )

@@ -23,6 +23,18 @@ def rf_features(x, weight, shift, kernel, stride, padding, dilation) -> Tensor:
     return _linear(field, weight, shift).relu()
 
 
+def rf_weighted(
+    x, gain, weight, shift, kernel, stride, padding, dilation
+) -> Tensor:
+    """Features, weighted by attention if there is a gain."""
+    geometry = (kernel, stride, padding, dilation)
+    y = rf_features(x, weight, shift, *geometry)
+    if gain is None:
+        return y
+    pooled = receptive_field(x, *geometry).mean(2, keepdim=True)
+    return y * softmax_over_taps(pooled * gain.to(x.dtype)[:, :, None, None])
+
+
 def rf_conv(
     x,
     gain,
@@ -45,15 +57,13 @@ def rf_conv(
     (N, C, kh, Ho) and columns (N, C, kw, Wo). With ``unfold`` the receptive
     field weighted by the softmax of the features before their ReLU.
     """
-    field = receptive_field(x, weight.shape[2:], stride, padding, dilation)
-    y = _linear(field, feature_weight, feature_shift)
+    geometry = (weight.shape[2:], stride, padding, dilation)
     if unfold:
-        y = softmax_over_taps(y) * field
+        field = receptive_field(x, *geometry)
+        scores = _linear(field, feature_weight, feature_shift)
+        y = softmax_over_taps(scores) * field
     else:
-        y = y.relu()
-    if gain is not None:
-        pooled = field.mean(2, keepdim=True)
-        y = y * softmax_over_taps(pooled * gain.to(x.dtype)[:, :, None, None])
+        y = rf_weighted(x, gain, feature_weight, feature_shift, *geometry)
     if first is not None:
         y = y * _gates(first, second, weight.shape[2:]).to(x.dtype)
     return sum_over_taps(y, weight.to(x.dtype), bias, groups)
@@ -89,3 +99,40 @@ def rf_moments(x, kernel, stride, padding, dilation) -> tuple[Tensor, Tensor]:
     mean = field.mean(2)
     centred = field - mean.unsqueeze(2)
     return mean, centred @ centred.transpose(1, 2) / field.size(2)
+
+
+def differentiable(plain, inputs, grads) -> tuple:
+    """Gradients that can be differentiated again, one per input.
+
+    The compiled backward has no derivative of its own. Grad mode is on in
+    backward only where somebody asked for one (``create_graph``).
+
+    Args:
+        plain (Callable): computes the operator in plain PyTorch.
+        inputs (Sequence): its arguments.
+        grads (Tensor | tuple[Tensor, ...]): gradients of what it returns.
+
+    Returns:
+        tuple: one gradient per input, None where there is none.
+    """
+    wanted = [
+        i
+        for i, value in enumerate(inputs)
+        if isinstance(value, Tensor) and value.requires_grad
+    ]
+    # Aliases: an input may depend on another one, whose gradient must count
+    # the direct way alone.
+    inputs = list(inputs)
+    for i in wanted:
+        inputs[i] = inputs[i].view_as(inputs[i])
+    found = torch.autograd.grad(
+        plain(*inputs),
+        [inputs[i] for i in wanted],
+        grads,
+        create_graph=True,
+        allow_unused=True,
+    )
+    result = [None] * len(inputs)
+    for i, gradient in zip(wanted, found):
+        result[i] = gradient
+    return tuple(result)

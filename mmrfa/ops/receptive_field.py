@@ -15,6 +15,18 @@ from mmrfa.ops.norm import normalize
 Pair = tuple[int, int]
 
 
+def out_size(
+    x: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> list[int]:
+    """(Ho, Wo), as ``nn.Conv2d`` gives them."""
+    return [
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip(
+            x.shape[2:], kernel_size, stride, padding, dilation, strict=True
+        )
+    ]
+
+
 def receptive_field(
     x: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Tensor:
@@ -31,15 +43,10 @@ def receptive_field(
     Returns:
         Tensor: U, (N, C, K, Ho, Wo).
     """
-    out_size = [
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(
-            x.shape[2:], kernel_size, stride, padding, dilation, strict=True
-        )
-    ]
+    size = out_size(x, kernel_size, stride, padding, dilation)
     columns = F.unfold(x, kernel_size, dilation, padding, stride)
     taps = kernel_size[0] * kernel_size[1]
-    return columns.view(x.size(0), x.size(1), taps, *out_size)
+    return columns.view(x.size(0), x.size(1), taps, *size)
 
 
 def receptive_field_features(

@@ -68,6 +68,22 @@ def test_backend_without_a_form_of_the_operator(monkeypatch):
         assert only(3) == 3
 
 
+def test_a_form_that_is_not_automatic(monkeypatch):
+    """Runs where it is named, and there alone."""
+    monkeypatch.setattr(dispatch, 'BACKENDS', ('fast', 'reference'))
+    monkeypatch.delenv('MMRFA_BACKEND', raising=False)
+    shy = dispatch.Backend(lambda x: 'fast', lambda x: None, automatic=False)
+    call = dispatch.operator(lambda x: 'reference', fast=shy)
+    assert call(1) == 'reference'
+    assert call(1, backend='fast') == 'fast'
+    with use_backend('fast'):
+        assert call(1) == 'fast'
+        with use_backend(None):
+            assert call(1) == 'reference'
+    monkeypatch.setenv('MMRFA_BACKEND', 'fast')
+    assert call(1) == 'fast'
+
+
 def test_real_operators_have_a_reference():
     ours = [op for op in vars(mmrfa.ops).values() if hasattr(op, 'backends')]
     assert len(ours) == 5

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mmrfa.ops.cpu import as_autocast, folded_features, unsupported
+from mmrfa.ops.cpu import folded_features, unsupported
+from mmrfa.ops.folding import as_autocast
 from mmrfa.ops.receptive_field import Pair
 from mmrfa.ops.rfa.fused import as_kernel
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mmrfa.ops.cpu import as_autocast, folded_features, unsupported
+from mmrfa.ops.cpu import folded_features, unsupported
+from mmrfa.ops.folding import as_autocast
 from mmrfa.ops.gates import channel_gate
 from mmrfa.ops.receptive_field import Pair
 from mmrfa.ops.rfcbam.fused import position_gate

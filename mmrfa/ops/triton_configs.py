@@ -1,0 +1,75 @@
+"""The tiles among which the Triton kernels are tuned.
+
+The same lists serve tuning on a GPU, compilation ahead of time (which refuses
+spilled registers) and the interpreter, which takes the largest tile of each.
+"""
+
+# (positions, channels, warps) of a tile, for kernels of up to 9 and up to 49
+# taps. Windows lie in registers: more taps leave room for fewer values.
+TILES = {
+    ('features', 'last'): {
+        9: [(32, 64, 8), (16, 64, 4), (8, 64, 4)],
+        49: [(4, 64, 4)],
+    },
+    ('features', 'first'): {
+        9: [(512, 1, 4), (256, 1, 4), (128, 8, 4)],
+        49: [(128, 1, 4), (16, 8, 4)],
+    },
+    ('features_backward', 'last'): {
+        9: [(16, 64, 8), (8, 64, 4), (8, 32, 4)],
+        49: [(4, 32, 4)],
+    },
+    ('features_backward', 'first'): {
+        9: [(256, 1, 4), (128, 1, 4), (32, 8, 4)],
+        49: [(128, 1, 4), (16, 8, 4)],
+    },
+    ('input_gradient', 'last'): {
+        9: [(32, 64, 4), (32, 64, 8), (16, 32, 4)],
+        49: [(16, 64, 4)],
+    },
+    ('input_gradient', 'first'): {
+        9: [(512, 1, 4), (256, 1, 4), (64, 8, 4)],
+        49: [(256, 1, 4), (64, 8, 4)],
+    },
+    ('outer_sums', 'last'): {
+        9: [(4, 32, 4), (8, 32, 8)],
+        49: [(4, 32, 4)],
+    },
+    ('outer_sums', 'first'): {
+        9: [(128, 1, 4), (256, 1, 8), (16, 8, 4)],
+        49: [(128, 1, 4), (16, 8, 4)],
+    },
+}
+# Accumulators of a thread in ``outer_sums`` beyond 9 taps.
+MOST_SUMS = 60
+# Without a bound the assembler aims at an occupancy, and spills for it.
+MOST_REGISTERS = 255
+
+
+def configs(kernel: str, last: bool, taps: int) -> list[dict]:
+    """Candidates for one kernel, best guess first.
+
+    Args:
+        kernel (str): name of a kernel in ``triton_kernels``.
+        last (bool): whether the channels lie last in memory.
+        taps (int): K, 1 to 49.
+
+    Returns:
+        list[dict]: constants of the kernel, ``num_warps`` and ``maxnreg``.
+    """
+    by_taps = TILES[kernel, 'last' if last else 'first']
+    tiles = by_taps[min(most for most in by_taps if taps <= most)]
+    constants = {}
+    if kernel == 'outer_sums':
+        rows = taps if taps <= 9 else max(1, MOST_SUMS // (taps + 1))
+        constants['ROWS'] = rows
+    return [
+        dict(
+            BLOCK_P=positions,
+            BLOCK_C=channels,
+            num_warps=warps,
+            maxnreg=MOST_REGISTERS,
+            **constants,
+        )
+        for positions, channels, warps in tiles
+    ]
