@@ -24,7 +24,9 @@ def tables(results: dict) -> list[str]:
         f'{machine["torch"]}, mmrfa {machine["mmrfa"]} at '
         f'`{machine["commit"][:12]}`; {machine["dtype"]}. Ratios are to '
         '`nn.Conv2d` or the plain network, timed in turn in the same run; '
-        'medians. `reference` is the literal form.',
+        'medians. `reference` is the literal form. Memory is the peak of a '
+        'training step with `MALLOC_MMAP_THRESHOLD_` at 1 MiB, so that blocks '
+        'that are free again do not count.',
     ]
     if results['summary']:
         lines += [
