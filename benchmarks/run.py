@@ -44,7 +44,7 @@ STRIDED = [
     (256, 256, 28, 2),
     (512, 512, 14, 2),
 ]
-OTHERS = (RFCBAMConv, RFCAConv)
+OPERATORS = (RFAConv, RFCBAMConv, RFCAConv)
 FORMS = ('reference', 'fused', 'cpu')
 NETWORKS = {
     'ResNet-18': dict(depth=18, batch=8, size=224),
@@ -126,7 +126,7 @@ def layer_cases(rounds: int, batches: list[int], threads: list[int]) -> list:
             more = STRIDED if batch == 4 else []
             work += [(count, batch, s, RFAConv) for s in SHAPES + more]
             if batch == 4:
-                work += [(count, 4, s, o) for s in SHAPES for o in OTHERS]
+                work += [(count, 4, s, o) for s in SHAPES for o in OPERATORS[1:]]
     cases = []
     for count, batch, (inputs, outputs, size, stride), operator in work:
         x = torch.randn(batch, inputs, size, size).relu()
