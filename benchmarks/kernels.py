@@ -77,7 +77,7 @@ def calls(x: Tensor, outputs: int) -> dict:
     weight = torch.randn(outputs, channels, *KERNEL)
     grad = torch.randn(x.size(0), outputs, *x.shape[2:])
     mean, covariance = ops.rf_moments(x, KERNEL, *GEOMETRY)
-    rest = (*GEOMETRY, 1, False)
+    rest = (None, None, *GEOMETRY, 1, False)
     return {
         'rf_moments': lambda: ops.rf_moments(x, KERNEL, *GEOMETRY),
         'rf_moments_backward': lambda: ops.rf_moments_backward(

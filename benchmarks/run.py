@@ -126,7 +126,9 @@ def layer_cases(rounds: int, batches: list[int], threads: list[int]) -> list:
             more = STRIDED if batch == 4 else []
             work += [(count, batch, s, RFAConv) for s in SHAPES + more]
             if batch == 4:
-                work += [(count, 4, s, o) for s in SHAPES for o in OPERATORS[1:]]
+                work += [
+                    (count, 4, s, o) for s in SHAPES for o in OPERATORS[1:]
+                ]
     cases = []
     for count, batch, (inputs, outputs, size, stride), operator in work:
         x = torch.randn(batch, inputs, size, size).relu()

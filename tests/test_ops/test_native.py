@@ -119,6 +119,12 @@ def compare(name, args):
         assert (a.grad - b.grad).abs().max() <= 1e-5 * scale
 
 
+def test_too_many_taps_are_refused():
+    x, kernel = torch.randn(1, 1, 12, 12), (11, 12)
+    with pytest.raises(RuntimeError, match='at most 121 taps, got 132'):
+        torch.ops.mmrfa.rf_moments(x, kernel, (1, 1), (0, 0), (1, 1))
+
+
 def test_opcheck():
     torch.manual_seed(0)
     geometry = GEOMETRIES[1]
@@ -151,6 +157,7 @@ def test_infinite_values_stay_where_they_are():
 
 
 def test_threads_do_not_change_the_result():
+    assert torch.ops.mmrfa.uses_threads()
     layer = RFAConv(6, 4, 3, padding=1)
     x = torch.randn(3, 6, 17, 19)
     threads = torch.get_num_threads()

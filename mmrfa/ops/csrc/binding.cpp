@@ -45,6 +45,15 @@ std::string instruction_set() {
   return "";
 }
 
+// at::parallel_for is serial, silently, in code compiled without OpenMP.
+bool uses_threads() {
+#ifdef _OPENMP
+  return true;
+#else
+  return false;
+#endif
+}
+
 Geometry geometry_of(const Tensor& x, at::IntArrayRef kernel,
                      at::IntArrayRef stride, at::IntArrayRef padding,
                      at::IntArrayRef dilation) {
@@ -56,6 +65,8 @@ Geometry geometry_of(const Tensor& x, at::IntArrayRef kernel,
   TORCH_CHECK(g.out_height > 0 && g.out_width > 0,
               "expected an input of at least the dilated kernel, got ",
               x.sizes());
+  TORCH_CHECK(g.taps() <= kMostTaps, "expected at most ", kMostTaps,
+              " taps, got ", g.taps());
   return g;
 }
 
@@ -705,6 +716,7 @@ Tensor rf_moments_backward(const Tensor& grad_mean,
 
 TORCH_LIBRARY(mmrfa, m) {
   m.def("instruction_set() -> str", instruction_set);
+  m.def("uses_threads() -> bool", uses_threads);
   m.def(
       "rf_conv(Tensor x, Tensor? gain, Tensor feature_weight, "
       "Tensor feature_shift, Tensor weight, Tensor? bias, Tensor? first, "

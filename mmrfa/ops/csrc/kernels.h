@@ -6,6 +6,8 @@
 
 namespace mmrfa {
 
+constexpr int64_t kMostTaps = 121;  // the buffers of some kernels end there
+
 // Convolution geometry, in pixels; tap (i, j) has index i * kw + j.
 struct Geometry {
   int64_t height, width;          // input image

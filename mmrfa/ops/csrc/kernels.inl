@@ -25,7 +25,6 @@ constexpr int64_t kLanes = 16;
 constexpr int64_t kChunk = 128;   // output pixels at a time
 constexpr int64_t kRow = kChunk + kLanes;  // a chunk in memory, with slack
 constexpr int64_t kPlane = 2048;  // floats a plane should not exceed
-constexpr int64_t kMostTaps = 121;
 
 typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t IntVec
