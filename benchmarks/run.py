@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 from datetime import date
@@ -204,7 +203,9 @@ def print_peak(name: str, form: str) -> None:
     import mmrfa.models  # noqa: F401
 
     def now() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Not ru_maxrss, which a process takes over from its parent.
+        status = Path('/proc/self/status').read_text()
+        return int(status.split('VmHWM:')[1].split()[0])
 
     before = now()
     net, x = network(form, **NETWORKS[name])
