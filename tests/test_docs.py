@@ -85,7 +85,7 @@ def test_links_lead_somewhere(document):
 
 def test_speed_table_is_that_of_the_committed_run():
     text = README.read_text()
-    (name,) = re.findall(r'\((benchmarks/results/cpu_[^)]*)\.md\)', text)
+    (name,) = re.findall(r'\((benchmarks/results/cpu_\d[^)]*)\.md\)', text)
     results = json.loads((REPO / f'{name}.json').read_text())
     code = 'import json, report; r = json.load(open({0!r}));'
     code = code.format(str(REPO / f'{name}.json'))
