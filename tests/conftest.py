@@ -34,6 +34,19 @@ def seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def own_choice():
+    """The operators choose their form, whatever MMRFA_BACKEND says.
+
+    For tests that feed what a named backend refuses (float64, SyncBN, no
+    image), so that the suite can run with every backend named.
+    """
+    from mmrfa.ops import use_backend
+
+    with use_backend(None):
+        yield
+
+
 @pytest.fixture(scope='session')
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The generated sample as a data root; do not write below it."""

@@ -74,6 +74,7 @@ def test_pairs_and_attributes_are_those_of_conv2d(variant):
         assert make(variant, *args)(x).shape == nn.Conv2d(*args)(x).shape
 
 
+@pytest.mark.usefixtures('own_choice')
 @every_variant
 def test_unbatched_and_empty_input(variant):
     layer = make(variant, 3, 4, 3).eval()
@@ -82,6 +83,7 @@ def test_unbatched_and_empty_input(variant):
     assert layer(torch.randn(0, 3, 6, 5)).shape == (0, 4, 4, 3)
 
 
+@pytest.mark.usefixtures('own_choice')
 @every_variant
 @pytest.mark.parametrize('kernel', [1, 3, 5, 7])
 @pytest.mark.parametrize(
@@ -150,6 +152,7 @@ def test_one_value_per_channel_in_training_mode(variant, kernel):
     assert all(p.grad.isfinite().all() for p in layer.parameters())
 
 
+@pytest.mark.usefixtures('own_choice')
 @every_variant
 def test_autocast_and_bfloat16_stay_close(variant):
     layer = make(variant, 16, 8, 3, padding=1).eval()
@@ -165,6 +168,7 @@ def test_autocast_and_bfloat16_stay_close(variant):
     assert (layer(x) - exact).abs().max() < 1e-5 * scale
 
 
+@pytest.mark.usefixtures('own_choice')
 @every_variant
 def test_memory_layout_does_not_matter(variant):
     layer = make(variant, 4, 6, 3, 2, 1).double()

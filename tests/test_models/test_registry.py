@@ -123,6 +123,7 @@ def test_plugins_in_the_stock_resnet():
     assert torch.equal(net(x)[-1], plain(x)[-1])
 
 
+@pytest.mark.usefixtures('own_choice')
 @every_name
 def test_fusing_batch_norm_keeps_the_function(name):
     """MMEngine's deployment helper folds the norm inside the operators."""

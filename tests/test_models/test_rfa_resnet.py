@@ -143,6 +143,7 @@ def test_frozen_stages_and_norm_eval(depth):
     assert not net.layer1.training
 
 
+@pytest.mark.usefixtures('own_choice')
 @pytest.mark.parametrize('depth', (18, 50))
 def test_checkpointing_gives_the_same_gradients(depth):
     x = torch.randn(2, 3, 32, 32).double()

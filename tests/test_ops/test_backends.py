@@ -233,6 +233,7 @@ def test_double_backward(layer, backend, training):
         assert error <= 1e-3 * exact.abs().max() + 1e-6, name
 
 
+@pytest.mark.usefixtures('own_choice')
 @every_form
 def test_sync_batch_norm_goes_to_the_reference(layer, backend):
     module = layer(4, 4, 3, norm_cfg=dict(type='SyncBN')).eval()
