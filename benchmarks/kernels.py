@@ -43,7 +43,9 @@ def attention() -> int:
 FLOORS = {
     'rf_moments': lambda o: (TAPS * (TAPS + 1) // 2 + TAPS, 1),
     'rf_moments_backward': lambda o: (TAPS * TAPS + TAPS, 2),
-    'rf_features': lambda o: (features(), 1 + TAPS),
+    # all that they give is smaller than x
+    'rf_channel_pool': lambda o: (features() + 2 * TAPS, 1),
+    'rf_line_pool': lambda o: (features() + 2 * TAPS, 1),
     'rf_conv': lambda o: (features() + attention() + TAPS * o, 2),
     # features and attention once more, the gradients of both of its factors,
     # of the taps and of the feature weights, and two matrix products
@@ -83,7 +85,10 @@ def calls(x: Tensor, outputs: int) -> dict:
         'rf_moments_backward': lambda: ops.rf_moments_backward(
             mean, covariance, x, mean, KERNEL, *GEOMETRY
         ),
-        'rf_features': lambda: ops.rf_features(x, v, b, KERNEL, *GEOMETRY),
+        'rf_channel_pool': lambda: ops.rf_channel_pool(
+            x, v, b, KERNEL, *GEOMETRY
+        ),
+        'rf_line_pool': lambda: ops.rf_line_pool(x, v, b, KERNEL, *GEOMETRY),
         'rf_conv': lambda: ops.rf_conv(x, gain, v, b, weight, None, *rest),
         'rf_conv_backward': lambda: ops.rf_conv_backward(
             grad, x, gain, v, b, weight, *rest

@@ -35,6 +35,19 @@ def seeds() -> None:
 
 
 @pytest.fixture
+def kernels() -> None:
+    """Skip where the CPU kernels are missing; CI has a compiler and fails."""
+    from mmrfa.ops import native
+
+    reason = native.unavailable()
+    if reason is None:
+        return
+    if os.environ.get('MMRFA_REQUIRE_DATA') == '1':
+        pytest.fail(f'backend cpu: {reason}')
+    pytest.skip(f'backend cpu: {reason}')
+
+
+@pytest.fixture
 def own_choice():
     """The operators choose their form, whatever MMRFA_BACKEND says.
 

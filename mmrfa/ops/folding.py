@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from mmrfa.ops.norm import fold_norm, update_running_statistics
 from mmrfa.ops.receptive_field import Pair, out_size
-from mmrfa.ops.recompute import recompute
 
 # (x, kernel_size, stride, padding, dilation) to the mean (C, K) and the
 # covariance (C, K, K) of the receptive field, float64
@@ -82,90 +81,3 @@ def folded_features(
         update_running_statistics(norm, mean.detach().flatten(), unbiased)
 
     return (v * scale.unsqueeze(2)).float(), shift.float(), update
-
-
-def with_folded(
-    moments: Moments,
-    run: Callable[..., Tensor],
-    x: Tensor,
-    feature_weight: Tensor,
-    feature_bias: Tensor | None,
-    norm: nn.Module,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    *params: Tensor,
-) -> Tensor:
-    """Run a function of the input and the folded features, keeping ``x``.
-
-    Args:
-        moments (Callable): see :data:`Moments`.
-        run (Callable): ``run(x, v, b, *params)``, with v and b of
-            :func:`folded_features`; computed once more in backward. It may
-            close over what is not differentiated.
-        x, feature_weight, feature_bias, norm, stride, padding, dilation,
-            *params: as in ``fused.with_features``.
-
-    Returns:
-        Tensor: what ``run`` returns.
-    """
-    x = as_autocast(x)
-    folded, shift, update = folded_features(
-        moments,
-        x,
-        feature_weight,
-        feature_bias,
-        norm,
-        stride,
-        padding,
-        dilation,
-    )
-    result = recompute(run, x, folded, shift, *params)
-    update()
-    return result
-
-
-def with_features(
-    moments: Moments,
-    features: Callable[..., Tensor],
-    run: Callable[..., Tensor],
-    x: Tensor,
-    feature_weight: Tensor,
-    feature_bias: Tensor | None,
-    norm: nn.Module,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    *params: Tensor,
-) -> Tensor:
-    """Do what ``fused.with_features`` does, with compiled features.
-
-    Args:
-        moments (Callable): see :data:`Moments`.
-        features (Callable): ``features(x, v, b, kernel_size, stride, padding,
-            dilation)`` gives (N, C, K, Ho, Wo).
-        run, x, feature_weight, feature_bias, norm, stride, padding, dilation,
-            *params: as in ``fused.with_features``.
-
-    Returns:
-        Tensor: what ``run`` returns.
-    """
-    geometry = (stride, padding, dilation)
-    kernel_size = feature_weight.shape[2:]
-
-    def compute(
-        x: Tensor, folded: Tensor, shift: Tensor, *rest: Tensor
-    ) -> Tensor:
-        y = features(x, folded, shift, kernel_size, *geometry)
-        return run(x, y, *rest)
-
-    return with_folded(
-        moments,
-        compute,
-        x,
-        feature_weight,
-        feature_bias,
-        norm,
-        *geometry,
-        *params,
-    )

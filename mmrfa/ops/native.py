@@ -16,7 +16,6 @@ from mmrfa.ops.receptive_field import out_size
 PREFIX = '_kernels_torch_'
 OPERATORS = (
     'rf_conv',
-    'rf_features',
     'rf_channel_pool',
     'rf_line_pool',
     'rf_moments',
@@ -145,33 +144,6 @@ def _contiguous_like(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
-# rf_features: features alone ----------------------------------------------
-
-
-def _rf_features_shape(x, weight, shift, kernel, stride, padding, dilation):
-    size = out_size(x, kernel, stride, padding, dilation)
-    return x.new_empty(*x.shape[:2], kernel[0] * kernel[1], *size)
-
-
-def _rf_features_context(ctx, inputs, output) -> None:
-    x, weight, shift, *ctx.geometry = inputs
-    ctx.save_for_backward(x, weight, shift)
-
-
-def _rf_features_backward(ctx, grad: Tensor):
-    if torch.is_grad_enabled():
-        inputs = (*ctx.saved_tensors, *ctx.geometry)
-        return differentiable(native_reference.rf_features, inputs, grad)
-    found = torch.ops.mmrfa.rf_features_backward(
-        grad, *ctx.saved_tensors, *ctx.geometry
-    )
-    return *found, *[None] * 4
-
-
-def _rf_features_backward_shape(grad, x, weight, shift, *geometry):
-    return tuple(_contiguous_like(value) for value in (x, weight, shift))
-
-
 # rf_channel_pool, rf_line_pool: features reduced at once --------------------
 
 
@@ -203,8 +175,12 @@ def _rf_channel_pool_backward(ctx, grad_maximum, grad_mean, _):
     return *found, *[None] * 4
 
 
+def _pool_backward_shape(x, weight, shift, *geometry):
+    return tuple(_contiguous_like(value) for value in (x, weight, shift))
+
+
 def _rf_channel_pool_backward_shape(maximum, mean, argument, *inputs):
-    return _rf_features_backward_shape(None, *inputs)
+    return _pool_backward_shape(*inputs)
 
 
 def _rf_line_pool_shape(x, weight, shift, kernel, *geometry):
@@ -216,7 +192,9 @@ def _rf_line_pool_shape(x, weight, shift, kernel, *geometry):
     )
 
 
-_rf_line_pool_context = _rf_features_context
+def _rf_line_pool_context(ctx, inputs, output) -> None:
+    x, weight, shift, *ctx.geometry = inputs
+    ctx.save_for_backward(x, weight, shift)
 
 
 def _rf_line_pool_backward(ctx, *grads: Tensor):
@@ -228,7 +206,7 @@ def _rf_line_pool_backward(ctx, *grads: Tensor):
 
 
 def _rf_line_pool_backward_shape(lines, columns, *inputs):
-    return _rf_features_backward_shape(None, *inputs)
+    return _pool_backward_shape(*inputs)
 
 
 # rf_moments: mean and covariance of the receptive field -------------------

@@ -4,15 +4,18 @@ Importing never fails: :func:`unavailable` says why the kernels are not there.
 Triton itself is imported at the first use.
 """
 
-from functools import cache, partial
+from collections.abc import Callable
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmrfa.ops import folding, native_reference
+from mmrfa.ops import native_reference
+from mmrfa.ops.folding import as_autocast, folded_features
 from mmrfa.ops.native_reference import differentiable
 from mmrfa.ops.norm import unsupported_norm
 from mmrfa.ops.receptive_field import Pair, out_size
+from mmrfa.ops.recompute import recompute
 from mmrfa.ops.triton_configs import configs
 
 OLDEST = (3, 7)  # that the tests have run with
@@ -476,11 +479,63 @@ rf_moments.register_autograd(
 )
 
 
-def plain_features(
-    x: Tensor, folded: Tensor, shift: Tensor, *geometry: Pair
+# What the `triton` forms share ----------------------------------------------
+
+
+def with_folded(
+    run: Callable[..., Tensor],
+    x: Tensor,
+    feature_weight: Tensor,
+    feature_bias: Tensor | None,
+    norm: nn.Module,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    *params: Tensor,
 ) -> Tensor:
-    """Features (N, C, K, Ho, Wo) without attention."""
-    return rf_features(x, None, folded, shift, *geometry)
+    """Run a function of the input and the folded features, keeping ``x``.
+
+    Args:
+        run (Callable): ``run(x, v, b, *params)``, with v and b of
+            ``folding.folded_features``; computed once more in backward. It
+            may close over what is not differentiated.
+        x, feature_weight, feature_bias, norm, stride, padding, dilation,
+            *params: as in ``fused.with_features``.
+
+    Returns:
+        Tensor: what ``run`` returns.
+    """
+    x = as_autocast(x)
+    geometry = (stride, padding, dilation)
+    folded, shift, update = folded_features(
+        rf_moments, x, feature_weight, feature_bias, norm, *geometry
+    )
+    result = recompute(run, x, folded, shift, *params)
+    update()
+    return result
 
 
-with_features = partial(folding.with_features, rf_moments, plain_features)
+def with_features(
+    run: Callable[..., Tensor],
+    x: Tensor,
+    feature_weight: Tensor,
+    feature_bias: Tensor | None,
+    norm: nn.Module,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    *params: Tensor,
+) -> Tensor:
+    """Do what ``fused.with_features`` does, with features of the kernels."""
+    geometry = (stride, padding, dilation)
+    kernel_size = feature_weight.shape[2:]
+
+    def compute(
+        x: Tensor, folded: Tensor, shift: Tensor, *rest: Tensor
+    ) -> Tensor:
+        y = rf_features(x, None, folded, shift, kernel_size, *geometry)
+        return run(x, y, *rest)
+
+    return with_folded(
+        compute, x, feature_weight, feature_bias, norm, *geometry, *params
+    )

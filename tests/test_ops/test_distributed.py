@@ -49,12 +49,9 @@ def work(rank: int, folder: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_gradients_are_the_mean_over_processes(backend, tmp_path):
+def test_gradients_are_the_mean_over_processes(backend, tmp_path, request):
     if backend == 'cpu':
-        from mmrfa.ops import native
-
-        if native.unavailable():
-            pytest.skip(f'backend cpu: {native.unavailable()}')
+        request.getfixturevalue('kernels')
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, str(rank), str(tmp_path), backend],

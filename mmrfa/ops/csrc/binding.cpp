@@ -21,8 +21,8 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 // Features of a group. In forward every thread has groups of its own, unless
-// they would be so small that the matrix products, over `kFewestPixels` or
-// less, were slow: then, and in backward, all threads work on one group.
+// they would have fewer than `kFewestPixels`, over which matrix products are
+// slow: then, and in backward, all threads work on one group.
 constexpr int64_t kOwnBytes = 2 << 20;
 constexpr int64_t kSharedBytes = 4 << 20;
 constexpr int64_t kFewestPixels = 112;
@@ -152,16 +152,10 @@ Channel<T> channel_of(const Tensor& x, const Tensor& grad_x, const Geometry& g,
           at_offset(grad_x, from)};
 }
 
-// y and grad_y: from the first feature of the group; steps in elements from
-// channel to channel, tap to tap and image to image.
-struct Layout {
-  int64_t channel, tap, image;
-};
-
-// Applies the gates to y, K rows of each image of a group of channel c.
+// Applies the gates to y, the K rows of channel c of a group.
 template <typename T>
 void run_gates(const Parameters& p, const Group& group, int64_t c, T* y,
-               T* grad_y, const Layout& layout) {
+               T* grad_y) {
   const Geometry& g = p.geometry;
   const int64_t pixels = g.out_height * g.out_width;
   for (int64_t n = 0; n < group.images; ++n) {
@@ -170,9 +164,10 @@ void run_gates(const Parameters& p, const Group& group, int64_t c, T* y,
     f.geometry = g;
     f.first = group.row;
     f.rows = group.rows;
-    f.y = y + n * layout.image;
-    f.grad_y = grad_y == nullptr ? nullptr : grad_y + n * layout.image;
-    f.pitch = layout.tap;
+    const int64_t from = n * group.rows * g.out_width;
+    f.y = y + from;
+    f.grad_y = grad_y == nullptr ? nullptr : grad_y + from;
+    f.pitch = group.pixels;
     if (p.by_channel()) {
       const int64_t at =
           image * g.taps() * pixels + group.row * g.out_width;
@@ -196,14 +191,16 @@ void run_gates(const Parameters& p, const Group& group, int64_t c, T* y,
   }
 }
 
+// Features of a group as a (C * K, pixels) matrix y. In backward y holds their
+// gradient before.
 template <typename T>
-void run_features(const Parameters& p, const Group& group, T* y, T* grad_y,
-                  const Layout& layout) {
+void run_features(const Parameters& p, const Group& group, T* y,
+                  bool backward) {
   const int64_t channels = p.x.size(1), taps = p.geometry.taps();
   const bool wide = has_avx512(), gated = p.first.defined();
   const int64_t size = taps * group.pixels;
   at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> memory(gated && grad_y != nullptr ? size : 0);
+    std::vector<T> memory(gated && backward ? size : 0);
     for (int64_t c = begin; c < end; ++c) {
       Features<T> f{};
       f.channel = channel_of<T>(p.x, p.grad_x, p.geometry, group, c);
@@ -211,45 +208,38 @@ void run_features(const Parameters& p, const Group& group, T* y, T* grad_y,
       f.weight = at_offset(p.weight, c * taps * taps);
       f.shift = at_offset(p.shift, c * taps);
       f.gain = at_offset(p.gain, c * taps);
-      if (y != nullptr) f.y = y + c * layout.channel;
-      if (grad_y != nullptr) f.grad_y = grad_y + c * layout.channel;
-      f.pitch = layout.tap;
-      f.step = layout.image;
-      f.grad_weight = at_offset(p.grad_weight, c * taps * taps);
-      f.grad_shift = at_offset(p.grad_shift, c * taps);
-      f.grad_gain = at_offset(p.grad_gain, c * taps);
-      if (gated && grad_y != nullptr) {
+      f.y = y + c * size;
+      f.pitch = group.pixels;
+      f.step = group.rows * p.geometry.out_width;
+      if (backward) {
+        f.grad_y = f.y;
+        f.grad_weight = at_offset(p.grad_weight, c * taps * taps);
+        f.grad_shift = at_offset(p.grad_shift, c * taps);
+        f.grad_gain = at_offset(p.grad_gain, c * taps);
+      }
+      if (gated && backward) {
         // The gates need the features before their gradient is known.
         Features<T> again = f;
         again.grad_y = nullptr;
         again.y = memory.data();
         wide ? avx512::features(again) : avx2::features(again);
-        T* grad = grad_y + c * layout.channel;
-        run_gates<T>(p, group, c, memory.data(), grad, layout);
+        run_gates<T>(p, group, c, memory.data(), f.y);
         f.y = nullptr;
         wide ? avx512::features(f) : avx2::features(f);
-        std::copy(memory.begin(), memory.end(), y + c * layout.channel);
+        std::copy(memory.begin(), memory.end(), y + c * size);
         continue;
       }
       wide ? avx512::features(f) : avx2::features(f);
-      if (gated) run_gates<T>(p, group, c, f.y, nullptr, layout);
+      if (gated) run_gates<T>(p, group, c, f.y, nullptr);
     }
   });
 }
 
-// Features of a group as a (C * K, pixels) matrix, in place of grad_y where
-// there is one.
 void features_of_group(const Parameters& p, const Group& group,
                        const Tensor& y, bool backward) {
-  const Geometry& g = p.geometry;
-  const Layout layout{g.taps() * group.pixels, group.pixels,
-                      group.rows * g.out_width};
-  if (p.x.scalar_type() == at::kFloat)
-    run_features<float>(p, group, elements<float>(y),
-                        backward ? elements<float>(y) : nullptr, layout);
-  else
-    run_features<uint16_t>(p, group, elements<uint16_t>(y),
-                           backward ? elements<uint16_t>(y) : nullptr, layout);
+  p.x.scalar_type() == at::kFloat
+      ? run_features<float>(p, group, elements<float>(y), backward)
+      : run_features<uint16_t>(p, group, elements<uint16_t>(y), backward);
 }
 
 Parameters parameters(const Tensor& x, const OptionalTensor& gain,
@@ -435,44 +425,7 @@ rf_conv_backward(
                               : p.grad_second};
 }
 
-// Features as (N, C, K, Ho, Wo).
-void all_features(const Parameters& p, const Tensor& y,
-                  const Tensor& grad_y) {
-  const Geometry& g = p.geometry;
-  const int64_t pixels = g.out_height * g.out_width;
-  const Group group{0, p.x.size(0), 0, g.out_height, p.x.size(0) * pixels};
-  const Layout layout{g.taps() * pixels, pixels,
-                      p.x.size(1) * g.taps() * pixels};
-  if (p.x.scalar_type() == at::kFloat)
-    run_features<float>(p, group, elements<float>(y), elements<float>(grad_y),
-                        layout);
-  else
-    run_features<uint16_t>(p, group, elements<uint16_t>(y),
-                           elements<uint16_t>(grad_y), layout);
-}
-
-Tensor rf_features(const Tensor& x, const Tensor& weight, const Tensor& shift,
-                   at::IntArrayRef kernel, at::IntArrayRef stride,
-                   at::IntArrayRef padding, at::IntArrayRef dilation) {
-  const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
-  const Tensor y = at::empty(
-      {x.size(0), x.size(1), g.taps(), g.out_height, g.out_width},
-      x.options());
-  all_features(parameters(x, {}, weight, shift, g, Form::kFeatures, false), y, {});
-  return y;
-}
-
-std::tuple<Tensor, Tensor, Tensor> rf_features_backward(
-    const Tensor& grad_y, const Tensor& x, const Tensor& weight,
-    const Tensor& shift, at::IntArrayRef kernel, at::IntArrayRef stride,
-    at::IntArrayRef padding, at::IntArrayRef dilation) {
-  const Geometry g = geometry_of(x, kernel, stride, padding, dilation);
-  const Parameters p = parameters(x, {}, weight, shift, g, Form::kFeatures, true);
-  all_features(p, {}, grad_y.to(x.scalar_type()).contiguous());
-  return {p.grad_x.to(x.scalar_type()), p.grad_weight, p.grad_shift};
-}
-
-// One image of one channel of all_features.
+// Features of one image of one channel, or their gradient.
 template <typename T>
 Features<T> one_image(const Parameters& p, int64_t n, int64_t c) {
   const int64_t taps = p.geometry.taps();
@@ -728,13 +681,6 @@ TORCH_LIBRARY(mmrfa, m) {
       "Tensor? first, Tensor? second, int[] stride, int[] padding, "
       "int[] dilation, int groups, bool unfold) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def(
-      "rf_features(Tensor x, Tensor weight, Tensor shift, int[] kernel, "
-      "int[] stride, int[] padding, int[] dilation) -> Tensor");
-  m.def(
-      "rf_features_backward(Tensor grad, Tensor x, Tensor weight, "
-      "Tensor shift, int[] kernel, int[] stride, int[] padding, "
-      "int[] dilation) -> (Tensor, Tensor, Tensor)");
   const std::string features =
       "Tensor x, Tensor weight, Tensor shift, int[] kernel, int[] stride, "
       "int[] padding, int[] dilation) -> ";
@@ -759,8 +705,6 @@ TORCH_LIBRARY(mmrfa, m) {
 TORCH_LIBRARY_IMPL(mmrfa, CPU, m) {
   m.impl("rf_conv", rf_conv);
   m.impl("rf_conv_backward", rf_conv_backward);
-  m.impl("rf_features", rf_features);
-  m.impl("rf_features_backward", rf_features_backward);
   m.impl("rf_channel_pool", rf_channel_pool);
   m.impl("rf_channel_pool_backward", rf_channel_pool_backward);
   m.impl("rf_line_pool", rf_line_pool);

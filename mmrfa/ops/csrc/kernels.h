@@ -42,7 +42,7 @@ struct Features {
   const float* shift;   // (K)
   const float* gain;    // (K), of kAttention
   T* y;                 // K rows
-  const T* grad_y;      // null: forward only; y may be the same memory, or null
+  const T* grad_y;      // null: forward; y may be the same memory, or null
   int64_t pitch, step;  // of y and grad_y: from row to row, image to image
   float* grad_weight;   // (K, K), added to, as all that follow
   float* grad_shift;    // (K)

@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from mmrfa.ops.folding import with_folded
 from mmrfa.ops.fused import sum_over_taps
 from mmrfa.ops.receptive_field import Pair
-from mmrfa.ops.triton_ops import rf_features, rf_moments, unsupported
+from mmrfa.ops.triton_ops import rf_features, unsupported, with_folded
 
 
 def supports(
@@ -46,7 +45,6 @@ def rfa_conv2d(
         return sum_over_taps(y, weight, bias, groups)
 
     return with_folded(
-        rf_moments,
         run,
         x,
         feature_weight,
