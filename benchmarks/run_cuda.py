@@ -24,7 +24,7 @@ from run import OPERATORS, in_backend, inference, training_step
 from torch import Tensor, nn
 
 import mmrfa
-from mmrfa.ops import triton_ops
+from mmrfa.ops import triton_launch
 
 FORMS = ('reference', 'fused', 'triton')
 # Channels, pixels of the input, stride: the 3x3 layers of ResNet-18 without
@@ -357,8 +357,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.dry_run and not torch.cuda.is_available():
         sys.exit('error: needs a CUDA device, torch finds none')
-    if triton_ops.unavailable():
-        sys.exit(f'error: backend triton: {triton_ops.unavailable()}')
+    if triton_launch.unavailable():
+        sys.exit(f'error: backend triton: {triton_launch.unavailable()}')
     torch.manual_seed(0)
     device = 'cpu' if args.dry_run else 'cuda'
     if args.dry_run:

@@ -5,31 +5,33 @@
 compiles every kernel with every tile of ``mmrfa/ops/triton_configs.py`` to
 machine code for sm_80 and sm_90, refuses spilled registers, and writes
 ``benchmarks/results/triton_resources.md`` and ``.json``: 3x3 with stride 1 in
-every data type and for both targets, other sizes in one of the six after the
-other (10 minutes on one core). ``--all`` takes all six everywhere,
-``--sample`` one for each kernel and tile. The kernels are
-recorded from the operators of ``mmrfa/ops/triton_ops.py`` on tensors without
-memory, with the shapes of a ResNet-18, so arguments are specialised as on a
-GPU; offsets are of 31 bits, those of 63 for larger tensors are left out. Needs
-Linux and triton, which brings NVIDIA's assembler.
+every data type and for both targets, other sizes, and offsets of 63 bits
+(WIDE), in one of the six after the other. ``--all`` takes all six everywhere,
+``--sample`` one for each kernel and tile. The kernels are recorded from the
+operators on tensors without memory, with the shapes of a ResNet-18, so
+arguments are specialised as on a GPU. Needs Linux and triton, which brings
+NVIDIA's assembler.
 """
 
 import argparse
 import contextlib
 import io
 import json
+import os
 import re
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from report import table
 
-from mmrfa.ops import triton_ops
-from mmrfa.ops.triton_configs import configs
+from mmrfa.ops import triton_conv, triton_launch, triton_ops
+from mmrfa.ops.triton_configs import OPTIONS, configs
 
 ARCHS = (80, 90)
 TYPES = {
@@ -42,8 +44,8 @@ RESULTS = Path(__file__).parent / 'results/triton_resources'
 GEOMETRIES = [(3, 1, 1, 1), (3, 2, 2, 2), (5, 1, 2, 1), (7, 1, 3, 1)]
 
 
-def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> list:
-    """The kernels that one operator starts, with their arguments.
+def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> dict:
+    """The kernels that the operators start, with their arguments.
 
     Args:
         geometry (tuple): kernel, stride, padding and dilation, in pixels.
@@ -51,8 +53,9 @@ def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> list:
         last (bool): whether the channels lie last.
 
     Returns:
-        list: (kernel, arguments) for features with and without attention,
-        moments, and the backward of each.
+        dict: arguments by (kernel, variant), of features with and without
+        attention, moments, the whole of RFAConv where it takes such an input,
+        and the backward of each.
     """
     found = {}
     geometry = [[value, value] for value in geometry]
@@ -62,24 +65,38 @@ def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> list:
         x = x.contiguous(memory_format=torch.channels_last)
     shift = torch.empty(64, taps, device='meta')
     weight = torch.empty(64, taps, taps, device='meta')
+    matrix = torch.empty(64, 64, *geometry[0], device='meta')
 
     def record(kernel: str, arguments: dict) -> None:
-        found[kernel, variant(arguments)] = kernel, arguments
+        found[kernel, variant(arguments)] = arguments
 
-    with patch.object(triton_ops, 'start', record):
+    with patch.object(triton_launch, 'start', record):
         for gain in (None, shift):
             inputs = (x, gain, weight, shift, *geometry)
             y = triton_ops.features(*inputs)
             triton_ops.features_backward(y, *inputs)
         mean, covariance = triton_ops.moments(x, *geometry)
         triton_ops.moments_backward(mean, covariance, x, mean, *geometry)
-    return list(found.values())
+        if last and 'fused' in triton_conv.ways(x, matrix, 1):
+            inputs = (matrix, shift, weight, shift)
+            out = triton_conv._conv(
+                'fused', x, *inputs, None, *geometry[1:], 1
+            )
+            triton_conv._conv_backward(
+                'fused', x, *inputs, out, *geometry[1:], 1
+            )
+    return found
 
 
 def variant(arguments: dict) -> str:
     """What a kernel was specialised for."""
-    flags = [k for k in ('ATTEND', 'FROM_X') if arguments.get(k)]
+    flags = [k for k in ('ATTEND', 'FROM_X', 'WIDE') if arguments.get(k)]
     return ', '.join(flags)
+
+
+def widened(arguments: dict) -> dict:
+    """The same kernel with offsets of 63 bits."""
+    return arguments | dict(WIDE=True)
 
 
 def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
@@ -92,7 +109,7 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    function = getattr(triton_ops.kernels(), kernel)
+    function = triton_launch.kernel(kernel)
     signature, constants, attributes = {}, {}, {}
     for place, name in enumerate(function.arg_names):
         value = {**arguments, **tile}[name]
@@ -116,7 +133,7 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
         binary = triton.compile(
             ASTSource(function, signature, constants, attributes),
             target=GPUTarget('cuda', arch, 32),
-            options={k: tile[k] for k in ('num_warps', 'maxnreg')},
+            options={k: tile[k] for k in OPTIONS},
         )
     assert binary.asm['cubin']
     log = log.getvalue()
@@ -128,39 +145,75 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
     )
 
 
-def rows(extent: str | None) -> list[dict]:
-    """Compile ``'all'``, a ``'sample'`` or what lies between."""
-    found, turn = [], 0
-    grid = list(product(TYPES, ARCHS))
-    for geometry in GEOMETRIES:
-        sampled = extent == 'sample'
-        if sampled and geometry not in (GEOMETRIES[0], GEOMETRIES[-1]):
+def jobs(extent: str | None) -> list[tuple]:
+    """What to compile: ``'all'``, a ``'sample'`` or what lies between."""
+    found = []
+    for geometry, last in product(GEOMETRIES, (True, False)):
+        usual = geometry == GEOMETRIES[0]
+        if extent == 'sample' and geometry not in (
+            GEOMETRIES[0],
+            GEOMETRIES[-1],
+        ):
             continue
-        sampled |= geometry != GEOMETRIES[0] and extent != 'all'
-        for last in (True, False):
+        by_type = {d: recorded(geometry, d, last) for d in TYPES}
+        for kernel, what in by_type[torch.bfloat16]:
+            grid = [
+                (by_type[dtype][kernel, what], arch)
+                for dtype, arch in product(TYPES, ARCHS)
+                if (kernel, what) in by_type[dtype]
+            ]
             taps = geometry[0] ** 2
-            by_type = {
-                dtype: recorded(geometry, dtype, last) for dtype in TYPES
-            }
-            for n, (kernel, arguments) in enumerate(by_type[torch.float32]):
-                for tile in configs(kernel, last, taps):
-                    turn += 1
-                    chosen = [grid[turn % len(grid)]] if sampled else grid
-                    for dtype, arch in chosen:
-                        row = dict(
-                            kernel=kernel,
-                            variant=variant(arguments),
-                            taps=taps,
-                            stride=geometry[1],
-                            layout='last' if last else 'first',
-                            dtype=str(dtype).partition('.')[2],
-                            tile=[tile['BLOCK_P'], tile['BLOCK_C']],
-                            warps=tile['num_warps'],
-                            arch=f'sm_{arch}',
-                        )
-                        arguments = by_type[dtype][n][1]
-                        row |= compiled(kernel, arguments, tile, arch)
-                        found.append(row)
+            for tile in configs(kernel, last, taps):
+                turn = len(found)
+                chosen = grid
+                if extent == 'sample' or (not usual and extent != 'all'):
+                    chosen = [grid[turn % len(grid)]]
+                found += [(kernel, *one, tile) for one in chosen]
+                if usual and extent != 'sample':
+                    arguments, arch = grid[turn % len(grid)]
+                    found.append((kernel, widened(arguments), arch, tile))
+    return found
+
+
+def rows(extent: str | None, share: tuple[int, int] = (0, 1)) -> list[dict]:
+    """Compile one share of the jobs, in the order of all."""
+    found = []
+    for kernel, arguments, arch, tile in jobs(extent)[share[0] :: share[1]]:
+        x = arguments['x']
+        last = triton_launch.channels_last(x)
+        found.append(
+            dict(
+                kernel=kernel,
+                variant=variant(arguments),
+                taps=arguments['KH'] * arguments['KW'],
+                stride=arguments['SH'],
+                layout='last' if last else 'first',
+                dtype=str(x.dtype).partition('.')[2],
+                tile=[
+                    tile[f'BLOCK_{axis}']
+                    for axis in 'PCO'
+                    if tile.get(f'BLOCK_{axis}', 1) > 1 or axis != 'O'
+                ],
+                warps=tile['num_warps'],
+                arch=f'sm_{arch}',
+                **compiled(kernel, arguments, tile, arch),
+            )
+        )
+    return found
+
+
+def all_rows(extent: str | None) -> list[dict]:
+    """The same on every core."""
+    number = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(number, get_context('spawn')) as pool:
+        shares = list(
+            pool.map(
+                rows, [extent] * number, [(i, number) for i in range(number)]
+            )
+        )
+    found = [None] * sum(map(len, shares))
+    for i, share in enumerate(shares):
+        found[i::number] = share
     return found
 
 
@@ -172,21 +225,23 @@ def tables(results: dict) -> list[str]:
         f'Compiled ahead of time by triton {results["triton"]}; no GPU was '
         f'used. {len(results["kernels"])} binaries, spilled bytes in all: '
         f'{sum(row["spilled"] for row in results["kernels"])}. Ranges are '
-        'over data types and strides; shared memory in bytes a program.',
+        'over data types and strides. Tiles are positions x channels, and x '
+        'outputs in a matrix product; shared memory in bytes a program.',
         '',
     ]
     groups = {}
     for row in results['kernels']:
         names = 'kernel', 'variant', 'taps', 'layout'
-        key = (*(row[n] for n in names), *row['tile'], row['warps'])
+        tile = ' x '.join(map(str, row['tile']))
+        key = (*(row[n] for n in names), tile, row['warps'])
         groups.setdefault((*key, row['arch']), []).append(row)
 
     def spread(members: list[dict], name: str) -> str:
         values = sorted({row[name] for row in members})
         return '-'.join(map(str, dict.fromkeys((values[0], values[-1]))))
 
-    head = ['kernel', 'variant', 'taps', 'channels lie', 'positions']
-    head += ['channels', 'warps', 'target', 'registers', 'spilled', 'shared']
+    head = ['kernel', 'variant', 'taps', 'channels lie', 'tile']
+    head += ['warps', 'target', 'registers', 'spilled', 'shared']
     return lines + table(
         head,
         [
@@ -207,16 +262,16 @@ def main() -> None:
             f'--{extent}', dest='extent', action='store_const', const=extent
         )
     args = parser.parse_args()
-    if triton_ops.unavailable():
-        sys.exit(f'error: backend triton: {triton_ops.unavailable()}')
-    if triton_ops.kernels().INTERPRETED:
+    if triton_launch.unavailable():
+        sys.exit(f'error: backend triton: {triton_launch.unavailable()}')
+    if triton_launch.interpreted():
         sys.exit('error: TRITON_INTERPRET is set: nothing is compiled')
     import triton
 
     results = dict(
         date=str(date.today()),
         triton=triton.__version__,
-        kernels=rows(args.extent),
+        kernels=all_rows(args.extent),
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=None).replace('{"kernel"', '\n{"kernel"')

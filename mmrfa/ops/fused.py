@@ -30,10 +30,7 @@ def sum_over_taps(
         Tensor: (N, O, Ho, Wo), equal to the kernel = stride convolution on
         ``spread(y)``.
     """
-    weight = weight.flatten(2)
-    if groups == 1 and y.stride(1) < y.stride(2):
-        # Taps before channels in memory: turn the weight, not the features.
-        weight, y = weight.transpose(1, 2), y.transpose(1, 2)
+    y, weight = _ordered(y, weight, groups)
     flat = weight.flatten(1)
     if groups == 1 and y.device.type == 'cpu':
         # Half the time of a 1x1 convolution, which reorders its input.
@@ -43,6 +40,48 @@ def sum_over_taps(
         return out if bias is None else out + bias.to(out)[:, None, None]
     y = y.flatten(1, 2)
     return F.conv2d(y, flat[:, :, None, None], bias, groups=groups)
+
+
+def sum_over_taps_backward(
+    grad: Tensor, y: Tensor, weight: Tensor, groups: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``y`` and ``weight`` of :func:`sum_over_taps`.
+
+    For operators with a backward of their own, below autograd.
+
+    Args:
+        grad (Tensor): of the sum, (N, O, Ho, Wo).
+        y, weight, groups: as in :func:`sum_over_taps`, of one dtype.
+    """
+    shape = weight.shape
+    ordered, weight = _ordered(y, weight, groups)
+    dy, dweight, _ = torch.ops.aten.convolution_backward(
+        grad,
+        ordered.flatten(1, 2),
+        weight.flatten(1)[:, :, None, None],
+        None,
+        [1, 1],
+        [0, 0],
+        [1, 1],
+        False,
+        [0, 0],
+        groups,
+        [True, True, False],
+    )
+    dy = dy.unflatten(1, ordered.shape[1:3])
+    dweight = dweight.reshape(weight.shape)
+    if ordered is not y:
+        dy, dweight = dy.transpose(1, 2), dweight.transpose(1, 2)
+    return dy, dweight.reshape(shape)
+
+
+def _ordered(y: Tensor, weight: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Channels and taps of both in the order in which they lie in memory."""
+    weight = weight.flatten(2)
+    if groups == 1 and y.stride(1) < y.stride(2):
+        # Taps before channels: turn the weight, not the features.
+        return y.transpose(1, 2), weight.transpose(1, 2)
+    return y, weight
 
 
 def mean_pool(

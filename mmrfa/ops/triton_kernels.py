@@ -205,6 +205,7 @@ def features(
 @triton.jit
 def features_backward(
     grad,
+    taps,
     x,
     gain,
     weight,
@@ -240,17 +241,20 @@ def features_backward(
     PW: tl.constexpr,
     DH: tl.constexpr,
     DW: tl.constexpr,
+    OUTPUTS: tl.constexpr,
     PAD: tl.constexpr,
     ATTEND: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    BLOCK_O: tl.constexpr,
 ):
     """Gradient of the activations, from that of ``y``; ``span`` positions.
 
     Plane t of ``z`` is the gradient of activation t, plane K that of every
     pixel of the field through the attention. ``gain_sums`` (splits, K, C)
-    are partial sums of the gradient of ``gain``.
+    are partial sums of the gradient of ``gain``. With OUTPUTS, ``grad`` is
+    that of the last sum, (positions, O), and meets ``taps`` (K, C, O) here.
     """
     TAPS: tl.constexpr = KH * KW
     c, there = _channels(CHANNELS, BLOCK_C, WIDE)
@@ -272,8 +276,10 @@ def features_backward(
             KH, KW, SH, SW, PH, PW, DH, DW,
         )  # fmt: skip
         mask = ok & there
-        place = n * gn + ho * gh + wo * gw
-        grads = grad + place + c * gc
+        if OUTPUTS:
+            grads = grad + (p.to(tl.int64) if WIDE else p) * OUTPUTS
+        else:
+            grads = grad + (n * gn + ho * gh + wo * gw) + c * gc
         place = n * zn + ho * zh + wo * zw
         pointers = z + place + c * zc
         if ATTEND:
@@ -291,7 +297,24 @@ def features_backward(
                 CHANNELS,
                 TAPS,
             )
-            dy = tl.load(grads + t * gt, mask=mask, other=0).to(tl.float32)
+            if OUTPUTS:
+                dy = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+                for first_o in range(0, OUTPUTS, BLOCK_O):
+                    o = first_o + tl.arange(0, BLOCK_O)
+                    dout = tl.load(
+                        grads + o[None, :],
+                        mask=ok & (o[None, :] < OUTPUTS),
+                        other=0,
+                    )
+                    matrix = tl.load(
+                        taps + (t * CHANNELS + c) * OUTPUTS + o[:, None],
+                        mask=there & (o[:, None] < OUTPUTS),
+                        other=0,
+                    )
+                    dy = tl.dot(dout, matrix, dy, input_precision='ieee')
+            else:
+                dy = tl.load(grads + t * gt, mask=mask, other=0)
+                dy = dy.to(tl.float32)
             if ATTEND:
                 factor = tl.load(gains + t * CHANNELS, mask=there)
                 alpha = tl.exp(factor * mean - top) * scale
@@ -519,3 +542,7 @@ def outer_sums(
         for s in tl.static_range(TAPS + 1):
             value = tl.sum(total[r * (TAPS + 1) + s], 0, keep_dims=True)
             tl.store(rows + s * CHANNELS, value, mask=there & (t < TAPS))
+
+
+# With OUTPUTS: matrix products want other tiles.
+conv_input = features_backward

@@ -1,181 +1,36 @@
-"""The Triton kernels as operators that autograd and compile know.
+"""Features and statistics of the Triton kernels, as operators.
 
-Importing never fails: :func:`unavailable` says why the kernels are not there.
-Triton itself is imported at the first use.
+Autograd and compile know them. The features end in memory: what follows in
+RFCBAMConv and RFCAConv is plain PyTorch.
 """
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from mmrfa.ops import native_reference
+from mmrfa.ops import native_reference, triton_launch
 from mmrfa.ops.folding import as_autocast, folded_features
 from mmrfa.ops.native_reference import differentiable
-from mmrfa.ops.norm import unsupported_norm
 from mmrfa.ops.receptive_field import Pair, out_size
 from mmrfa.ops.recompute import recompute
-from mmrfa.ops.triton_configs import configs
+from mmrfa.ops.triton_launch import (
+    channels_last,
+    common,
+    is_wide,
+    last_channel,
+    pieces,
+    planes,
+    strides,
+)
 
-OLDEST = (3, 7)  # that the tests have run with
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-LONGEST = 7  # kernel side: the loops over taps are unrolled
-# A sum over positions is cut into pieces of at least this many positions,
-# and into no more programs than fill a large GPU.
-SHORTEST_SPAN = 512
+# Programs that share a sum over positions, no more than fill a large GPU.
 MOST_PROGRAMS = 1024
 
 
-@cache
-def unavailable() -> str | None:
-    """Import Triton; None, or why the kernels cannot be used here."""
-    try:
-        import triton
-    except ImportError as error:
-        return f'triton does not import ({error}); pip install triton'
-    if tuple(map(int, triton.__version__.split('.')[:2])) < OLDEST:
-        oldest = '.'.join(map(str, OLDEST))
-        return f'needs triton {oldest} or newer, got {triton.__version__}'
-    return None
-
-
-@cache
-def kernels():
-    """The module of the kernels, which imports triton."""
-    from mmrfa.ops import triton_kernels
-
-    return triton_kernels
-
-
-def unsupported(x: Tensor, weight: Tensor, norm: object) -> str | None:
-    """Why the kernels cannot run on this input, or None."""
-    reason = unavailable()
-    if reason is not None:
-        return reason
-    simulated = x.device.type == 'cpu' and kernels().INTERPRETED
-    if not x.is_cuda and not simulated:
-        return (
-            f'needs a CUDA tensor, got one on {x.device} (a CPU simulates '
-            'the kernels with TRITON_INTERPRET=1)'
-        )
-    if x.dtype not in DTYPES:
-        return f'needs float32, float16 or bfloat16, got {x.dtype}'
-    if max(weight.shape[2:]) > LONGEST:
-        return (
-            f'needs a kernel of at most {LONGEST}x{LONGEST}, got '
-            f'{weight.size(2)}x{weight.size(3)}'
-        )
-    if x.numel() == 0:
-        return 'needs at least one image'
-    return unsupported_norm(norm)
-
-
-# Launching ----------------------------------------------------------------
-
-
-def channels_last(x: Tensor) -> bool:
-    """Whether neighbouring threads take neighbouring channels."""
-    return x.stride(1) == 1 and x.size(1) > 1
-
-
-def is_wide(*tensors: Tensor) -> bool:
-    """Whether an offset in one of the tensors may need more than 31 bits."""
-    return any(
-        sum((n - 1) * s for n, s in zip(t.shape, t.stride())) >= 2**31
-        for t in tensors
-    )
-
-
-def planes(x: Tensor, count: int, height: int, width: int) -> Tensor:
-    """Uninitialised (N, C, count, height, width) in the layout of x.
-
-    With channels last, the planes lie outside of the channels: neighbouring
-    threads then write neighbouring values.
-    """
-    n, c = x.shape[:2]
-    if channels_last(x):
-        y = x.new_empty(n, height, width, count, c)
-        return y.permute(0, 4, 3, 1, 2)
-    return x.new_empty(n, c, count, height, width)
-
-
-def last_channel(vectors: Tensor) -> Tensor:
-    """(C, ...) as the kernels read it: (..., C)."""
-    return vectors.movedim(0, -1).contiguous()
-
-
-def common(x: Tensor, kernel, stride, padding, dilation) -> dict:
-    """The arguments that every kernel takes."""
-    height, width = out_size(x, kernel, stride, padding, dilation)
-    names = 'KH', 'KW', 'SH', 'SW', 'PH', 'PW', 'DH', 'DW'
-    values = (*kernel, *stride, *padding, *dilation)
-    return dict(
-        x=x,
-        CHANNELS=x.size(1),
-        height=x.size(2),
-        width=x.size(3),
-        out_height=height,
-        out_width=width,
-        **strides('x', x),
-        **dict(zip(names, values)),
-    )
-
-
-def strides(prefix: str, tensor: Tensor) -> dict[str, int]:
-    """Arguments like xn, xc, xh, xw, and xt for the planes of five dims."""
-    axes = 'nchw' if tensor.dim() == 4 else 'ncthw'
-    return {prefix + a: s for a, s in zip(axes, tensor.stride())}
-
-
-def pieces(x: Tensor, positions: int) -> tuple[int, int]:
-    """How a sum over positions is cut: length and number of the pieces."""
-    blocks = -(-x.size(1) // 32) if channels_last(x) else x.size(1)
-    number = min(positions // SHORTEST_SPAN, MOST_PROGRAMS // blocks)
-    span = -(-positions // max(1, number))
-    span = -(-span // SHORTEST_SPAN) * SHORTEST_SPAN  # whole tiles
-    return span, -(-positions // span)
-
-
-def start(kernel: str, arguments: dict) -> None:
-    """Run a kernel with the tile that is best, or simulated the first."""
-    taps = arguments['KH'] * arguments['KW']
-    last = channels_last(arguments['x'])
-
-    def grid(tile: dict) -> tuple[int, int, int]:
-        step = arguments.get('span', tile['BLOCK_P'])
-        return (
-            -(-arguments['count'] // step),
-            -(-arguments['CHANNELS'] // tile['BLOCK_C']),
-            -(-taps // tile.get('ROWS', taps)),
-        )
-
-    if kernels().INTERPRETED:
-        # The largest: what takes time here is the number of programs.
-        largest = max(
-            configs(kernel, last, taps),
-            key=lambda tile: (tile['BLOCK_C'], tile['BLOCK_P']),
-        )
-        getattr(kernels(), kernel)[grid](**arguments, **largest)
-        return
-    with torch.cuda.device(arguments['x'].device):
-        tuned(kernel, last, taps)[grid](**arguments)
-
-
-@cache
-def tuned(kernel: str, last: bool, taps: int):
-    """A kernel as Triton's tuner runs it: measured once for every key."""
-    import triton
-
-    choices = []
-    for choice in configs(kernel, last, taps):
-        options = {k: choice.pop(k) for k in ('num_warps', 'maxnreg')}
-        choices.append(triton.Config(choice, **options))
-    key = ['CHANNELS', 'count', 'height', 'width', 'ATTEND', 'FROM_X']
-    key += ['KH', 'KW', 'SH', 'SW', 'DH', 'DW']
-    return triton.autotune(choices, key, cache_results=True)(
-        getattr(kernels(), kernel)
-    )
+def columns(x: Tensor) -> int:
+    """Programs side by side, which the channels make."""
+    return -(-x.size(1) // 32) if channels_last(x) else x.size(1)
 
 
 # rf_features: features, weighted by attention if there is a gain ----------
@@ -218,7 +73,7 @@ def features(
         ATTEND=gain is not None,
         WIDE=is_wide(x, y),
     )
-    start('features', arguments)
+    triton_launch.start('features', arguments)
     return y
 
 
@@ -246,25 +101,54 @@ def features_backward(
     ``grad``; that of x gathers it, without atomics, and that of weight and
     shift sums it in pieces: equal inputs give equal gradients.
     """
-    taps = kernel[0] * kernel[1]
+    return gradients(
+        x, gain, weight, shift, (kernel, stride, padding, dilation), grad
+    )
+
+
+def gradients(
+    x: Tensor,
+    gain: Tensor | None,
+    weight: Tensor,
+    shift: Tensor,
+    geometry: tuple,
+    grad: Tensor,
+    taps_last: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Do what :func:`features_backward` does.
+
+    Args:
+        x, gain, weight, shift, geometry: arguments of :func:`features`.
+        grad (Tensor): of the features, or, with ``taps_last``, of the last
+            sum: (N, Ho, Wo, O), without gaps.
+        taps_last (Tensor | None): W, (K, C, O), dtype of x.
+    """
+    taps = geometry[0][0] * geometry[0][1]
     channels = x.size(1)
     attends = gain is not None
-    arguments = common(x, kernel, stride, padding, dilation)
+    arguments = common(x, *geometry)
     height, width = arguments['out_height'], arguments['out_width']
     z = planes(x, taps + attends, height, width)
     outputs = x.size(0) * height * width
-    span, number = pieces(x, outputs)
+    span, number = pieces(outputs, MOST_PROGRAMS // columns(x))
     wide = is_wide(x, z, grad)
     gain_sums = x.new_empty(
         number if attends else 0, taps, channels, dtype=torch.float32
     )
     folded = last_channel(weight)
-    start(
-        'features_backward',
+    if taps_last is None:
+        kernel, places, last_sum = 'features_backward', strides('g', grad), 0
+    else:
+        kernel, last_sum = 'conv_input', taps_last.size(2)
+        places = dict.fromkeys(('gn', 'gc', 'gt', 'gh', 'gw'), 0)
+    triton_launch.start(
+        kernel,
         arguments
         | dict(
             grad=grad,
-            **strides('g', grad),
+            **places,
+            taps=taps_last,
+            OUTPUTS=last_sum,
             gain=last_channel(gain) if attends else None,
             weight=folded,
             shift=last_channel(shift),
@@ -279,7 +163,7 @@ def features_backward(
         ),
     )
     sums = x.new_empty(number, taps, taps + 1, channels, dtype=torch.float32)
-    start(
+    triton_launch.start(
         'outer_sums',
         arguments
         | dict(
@@ -294,7 +178,7 @@ def features_backward(
         ),
     )
     dx = torch.empty_like(x)
-    start(
+    triton_launch.start(
         'input_gradient',
         arguments
         | dict(
@@ -356,10 +240,10 @@ def moments(
     taps = kernel[0] * kernel[1]
     arguments = common(x, kernel, stride, padding, dilation)
     outputs = x.size(0) * arguments['out_height'] * arguments['out_width']
-    span, number = pieces(x, outputs)
+    span, number = pieces(outputs, MOST_PROGRAMS // columns(x))
     centre = x.mean((0, 2, 3), dtype=torch.float32)
     sums = x.new_empty(number, taps, taps + 1, x.size(1), dtype=torch.float32)
-    start(
+    triton_launch.start(
         'outer_sums',
         arguments
         | dict(
@@ -404,7 +288,7 @@ def moments_backward(
     constant = grad_mean / outputs
     constant = constant - ((mean - centre).unsqueeze(1) @ weight).squeeze(1)
     dx = torch.empty_like(x)
-    start(
+    triton_launch.start(
         'input_gradient',
         arguments
         | dict(
@@ -430,17 +314,18 @@ def moments_backward_fake(grad_mean, grad_covariance, x, *rest):
 # The operators --------------------------------------------------------------
 
 
-def _operator(run, fake) -> torch.library.CustomOpDef:
+def operator(run, fake) -> torch.library.CustomOpDef:
+    """``run`` as ``mmrfa_triton::rf_...``, with what it returns."""
     name = f'mmrfa_triton::rf_{run.__name__}'
     op = torch.library.custom_op(name, run, mutates_args=())
     op.register_fake(fake)
     return op
 
 
-rf_features = _operator(features, features_fake)
-rf_features_backward = _operator(features_backward, features_backward_fake)
-rf_moments = _operator(moments, moments_fake)
-rf_moments_backward = _operator(moments_backward, moments_backward_fake)
+rf_features = operator(features, features_fake)
+rf_features_backward = operator(features_backward, features_backward_fake)
+rf_moments = operator(moments, moments_fake)
+rf_moments_backward = operator(moments_backward, moments_backward_fake)
 
 
 def _features_context(ctx, inputs, output) -> None:
@@ -482,39 +367,6 @@ rf_moments.register_autograd(
 # What the `triton` forms share ----------------------------------------------
 
 
-def with_folded(
-    run: Callable[..., Tensor],
-    x: Tensor,
-    feature_weight: Tensor,
-    feature_bias: Tensor | None,
-    norm: nn.Module,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    *params: Tensor,
-) -> Tensor:
-    """Run a function of the input and the folded features, keeping ``x``.
-
-    Args:
-        run (Callable): ``run(x, v, b, *params)``, with v and b of
-            ``folding.folded_features``; computed once more in backward. It
-            may close over what is not differentiated.
-        x, feature_weight, feature_bias, norm, stride, padding, dilation,
-            *params: as in ``fused.with_features``.
-
-    Returns:
-        Tensor: what ``run`` returns.
-    """
-    x = as_autocast(x)
-    geometry = (stride, padding, dilation)
-    folded, shift, update = folded_features(
-        rf_moments, x, feature_weight, feature_bias, norm, *geometry
-    )
-    result = recompute(run, x, folded, shift, *params)
-    update()
-    return result
-
-
 def with_features(
     run: Callable[..., Tensor],
     x: Tensor,
@@ -527,8 +379,12 @@ def with_features(
     *params: Tensor,
 ) -> Tensor:
     """Do what ``fused.with_features`` does, with features of the kernels."""
-    geometry = (stride, padding, dilation)
+    x = as_autocast(x)
     kernel_size = feature_weight.shape[2:]
+    geometry = (stride, padding, dilation)
+    folded, shift, update = folded_features(
+        rf_moments, x, feature_weight, feature_bias, norm, *geometry
+    )
 
     def compute(
         x: Tensor, folded: Tensor, shift: Tensor, *rest: Tensor
@@ -536,6 +392,6 @@ def with_features(
         y = rf_features(x, None, folded, shift, kernel_size, *geometry)
         return run(x, y, *rest)
 
-    return with_folded(
-        compute, x, feature_weight, feature_bias, norm, *geometry, *params
-    )
+    result = recompute(compute, x, folded, shift, *params)
+    update()
+    return result

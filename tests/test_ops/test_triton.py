@@ -21,6 +21,8 @@ from mmrfa.layers import RFAConv, RFCAConv, RFCBAMConv
 from mmrfa.ops import (
     native_reference,
     triton_configs,
+    triton_conv,
+    triton_launch,
     triton_ops,
     use_backend,
 )
@@ -51,7 +53,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 @pytest.fixture(autouse=True)
 def triton():
-    reason = triton_ops.unavailable()
+    reason = triton_launch.unavailable()
     if reason is None:
         return
     if os.environ.get('MMRFA_REQUIRE_TRITON') == '1':  # CI installs it
@@ -72,15 +74,24 @@ def inputs(geometry, dtype=torch.float32, layout='first'):
     return [tensor.requires_grad_() for tensor in found]
 
 
+def plain_conv(*args):
+    *tensors, stride, padding, dilation, groups = args
+    rest = (None, None, stride, padding, dilation, groups, False)
+    return native_reference.rf_conv(*tensors, *rest)
+
+
 def compare(name, args, tolerance):
     """Outputs and gradients, relative to the largest exact value."""
-    run = getattr(triton_ops, f'rf_{name}')
-    plain = dict(features='rf_weighted', moments='rf_moments')[name]
+    run, plain = dict(
+        features=(triton_ops.rf_features, native_reference.rf_weighted),
+        moments=(triton_ops.rf_moments, native_reference.rf_moments),
+        conv=(triton_conv.rf_conv, plain_conv),
+    )[name]
     wide = [
         a.detach().double().requires_grad_() if torch.is_tensor(a) else a
         for a in args
     ]
-    ours, exact = run(*args), getattr(native_reference, plain)(*wide)
+    ours, exact = run(*args), plain(*wide)
     ours = ours if isinstance(ours, tuple) else (ours,)
     exact = exact if isinstance(exact, tuple) else (exact,)
     grads = [torch.randn_like(b) for b in exact]
@@ -103,6 +114,102 @@ def test_features(geometry, attends):
     args = inputs(geometry, layout='last' if attends else 'first')
     args[1] = args[1] if attends else None
     compare('features', (*args, *geometry), TOLERANCE[torch.float32])
+
+
+def conv_inputs(geometry, dtype=torch.float32, layout='first', groups=1):
+    taps = torch.randn(3, 3 // groups, *geometry[0], device=DEVICE)
+    bias = torch.randn(3, device=DEVICE)
+    found = *inputs(geometry, dtype, layout), taps, bias
+    found = [tensor.detach().requires_grad_() for tensor in found]
+    return (*found, *geometry[1:], groups)
+
+
+@pytest.mark.parametrize('geometry', GEOMETRIES[:4], ids=str)
+def test_conv_on_the_chip(geometry, monkeypatch):
+    monkeypatch.setattr(triton_conv, 'ways', lambda *args: ('fused',))
+    args = conv_inputs(geometry)
+    compare('conv', args, TOLERANCE[torch.float32])
+
+
+@every_geometry
+@every_layout
+def test_conv_through_memory(geometry, layout, monkeypatch):
+    monkeypatch.setattr(triton_conv, 'ways', lambda *args: ('planes',))
+    args = conv_inputs(geometry, layout=layout)
+    compare('conv', args, TOLERANCE[torch.float32])
+
+
+def test_conv_with_groups_and_without_bias():
+    *tensors, bias, stride, padding, dilation, groups = conv_inputs(
+        GEOMETRIES[2], groups=3
+    )
+    args = (*tensors, None, stride, padding, dilation, groups)
+    compare('conv', args, TOLERANCE[torch.float32])
+
+
+def test_conv_of_several_tiles():
+    """More positions, channels and outputs than one tile has of each."""
+    kind = dict(device=DEVICE)
+    x = torch.randn(2, 40, 7, 6, **kind)
+    x = x.contiguous(memory_format=torch.channels_last)
+    gain, shift = (torch.randn(40, 3, **kind) for _ in range(2))
+    weight = torch.randn(40, 3, 3, **kind)
+    taps, bias = torch.randn(70, 40, 1, 3, **kind), torch.randn(70, **kind)
+    tensors = [
+        tensor.requires_grad_()
+        for tensor in (x, gain, weight, shift, taps, bias)
+    ]
+    args = (*tensors, (1, 1), (0, 1), (1, 1), 1)
+    for tile in ('conv', 'conv_weight', 'conv_input'):
+        for sizes in triton_configs.configs(tile, True, 3):
+            assert 84 > sizes['BLOCK_P'] or tile == 'conv'
+            assert 40 > sizes['BLOCK_C']
+    y = compare('conv', args, TOLERANCE[torch.float32])
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_ways(monkeypatch):
+    """On the chip: no groups, few taps, and no float32 outside of tests."""
+    x = torch.empty(1, 4, 8, 8, dtype=torch.bfloat16)
+    three, five = (torch.empty(4, 4, k, k) for k in (3, 5))
+    both = ('fused', 'planes')
+    assert triton_conv.ways(x, three, 1) == both
+    assert triton_conv.ways(x, three, 2) == ('planes',)
+    assert triton_conv.ways(x, five, 1) == ('planes',)
+    assert triton_conv.ways(x.float(), three, 1) == both
+    monkeypatch.setattr(triton_launch, 'interpreted', lambda: False)
+    assert triton_conv.ways(x, three, 1) == both
+    assert triton_conv.ways(x.float(), three, 1) == ('planes',)
+
+
+def test_fastest_way_is_measured_once(monkeypatch):
+    """With a clock that prefers the second."""
+    import triton.testing
+
+    spent = {'fused': 2.0, 'planes': 1.0}
+    timed = []
+
+    def clock(call, **kwargs):
+        timed.append(call())
+        return spent[timed[-1]]
+
+    monkeypatch.setattr(triton_conv, '_fastest', {})
+    monkeypatch.setattr(triton.testing, 'do_bench', clock)
+    choices = {name: lambda name=name: name for name in spent}
+    assert triton_conv.fastest(choices, 'key')() == 'fused'  # simulated
+    assert not timed
+    monkeypatch.setattr(triton_launch, 'interpreted', lambda: False)
+    monkeypatch.setattr(
+        torch.cuda, 'is_current_stream_capturing', lambda: False
+    )
+    for _ in range(2):
+        assert triton_conv.fastest(choices, 'key')() == 'planes'
+    assert timed == ['fused', 'planes']
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert triton_conv.fastest(choices, 'other')() == 'fused'
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @every_layout
@@ -156,9 +263,9 @@ def test_seven_taps_a_side():
 
 def test_a_sum_in_pieces(monkeypatch):
     """Many programs share a sum; equal inputs give equal gradients."""
-    monkeypatch.setattr(triton_ops, 'SHORTEST_SPAN', 3)
+    monkeypatch.setattr(triton_launch, 'SHORTEST_SPAN', 3)
     args = (*inputs(GEOMETRIES[2], layout='last'), *GEOMETRIES[2])
-    assert triton_ops.pieces(args[0], 30)[1] == 10
+    assert triton_launch.pieces(30, 100)[1] == 10
     compare('features', args, TOLERANCE[torch.float32])
     x = args[0].detach().requires_grad_()
     compare('moments', (x, *GEOMETRIES[2]), TOLERANCE[torch.float32])
@@ -173,9 +280,9 @@ def test_wide_offsets(monkeypatch):
 def test_what_is_wide():
     small = torch.empty(2, 3, 4, 5, device='meta')
     large = torch.empty(2, 2**15, 2**15, 2, device='meta')
-    assert not triton_ops.is_wide(small)
-    assert triton_ops.is_wide(small, large)
-    assert triton_ops.is_wide(small.as_strided((2, 2), (2**31, 1)))
+    assert not triton_launch.is_wide(small)
+    assert triton_launch.is_wide(small, large)
+    assert triton_launch.is_wide(small.as_strided((2, 2), (2**31, 1)))
 
 
 def test_strided_input_and_gradient():
@@ -306,13 +413,13 @@ def test_deepcopy_checkpoint_and_autocast(monkeypatch):
         (gradient,) = torch.autograd.grad(got.sum(), x)
         (direct,) = torch.autograd.grad(expected.sum(), x)
         torch.testing.assert_close(gradient, direct)
-        start, seen = triton_ops.start, set()
+        start, seen = triton_launch.start, set()
 
         def watched(kernel, arguments):
             seen.add(arguments['x'].dtype)
             start(kernel, arguments)
 
-        monkeypatch.setattr(triton_ops, 'start', watched)
+        monkeypatch.setattr(triton_launch, 'start', watched)
         with torch.autocast(DEVICE, torch.bfloat16):
             mixed = module(x)
         assert seen == {torch.bfloat16}
@@ -366,7 +473,9 @@ def test_runs_only_where_named(layer, monkeypatch):
     module, x = module.half(), x.half()
     started = []
     monkeypatch.setattr(
-        triton_ops, 'start', lambda kernel, arguments: started.append(kernel)
+        triton_launch,
+        'start',
+        lambda kernel, arguments: started.append(kernel),
     )
     with torch.no_grad():
         module(x)
@@ -396,7 +505,7 @@ def test_refusals_are_one_sentence(monkeypatch):
     assert refusal(layer, x[:0]) == 'needs at least one image'
     synced = RFAConv(2, 2, 3, norm_cfg=dict(type='SyncBN')).to(DEVICE).eval()
     assert refusal(synced, x) == 'needs nn.BatchNorm2d, got SyncBatchNorm'
-    monkeypatch.setattr(triton_ops.kernels(), 'INTERPRETED', False)
+    monkeypatch.setattr(triton_launch, 'interpreted', lambda: False)
     said = refusal(layer.cpu(), x.cpu())
     assert said.startswith('needs a CUDA tensor, got one on cpu')
     assert 'TRITON_INTERPRET=1' in said
@@ -405,7 +514,7 @@ def test_refusals_are_one_sentence(monkeypatch):
 def test_missing_or_old_triton_is_named(monkeypatch):
     import triton
 
-    unavailable = triton_ops.unavailable.__wrapped__
+    unavailable = triton_launch.unavailable.__wrapped__
     assert unavailable() is None
     monkeypatch.setattr(triton, '__version__', '3.1.0')
     assert unavailable() == 'needs triton 3.7 or newer, got 3.1.0'

@@ -1,12 +1,14 @@
-"""RFAConv by Triton kernels: one pass to what the last convolution sums."""
+"""RFAConv by Triton kernels: features that need not leave the chip."""
 
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from mmrfa.ops.fused import sum_over_taps
+from mmrfa.ops.folding import as_autocast, folded_features
 from mmrfa.ops.receptive_field import Pair
-from mmrfa.ops.triton_ops import rf_features, unsupported, with_folded
+from mmrfa.ops.triton_conv import rf_conv
+from mmrfa.ops.triton_launch import unsupported
+from mmrfa.ops.triton_ops import rf_moments
 
 
 def supports(
@@ -35,22 +37,12 @@ def rfa_conv2d(
     feature_bias: Tensor | None = None,
 ) -> Tensor:
     """Compute ``reference.rfa_conv2d``, keeping only ``x`` for backward."""
+    x = as_autocast(x)
     geometry = (stride, padding, dilation)
-
-    def run(
-        x: Tensor, folded: Tensor, shift: Tensor, gain: Tensor, weight: Tensor
-    ) -> Tensor:
-        gain = gain.view(shift.shape).float()
-        y = rf_features(x, gain, folded, shift, weight.shape[2:], *geometry)
-        return sum_over_taps(y, weight, bias, groups)
-
-    return with_folded(
-        run,
-        x,
-        feature_weight,
-        feature_bias,
-        norm,
-        *geometry,
-        attn_weight,
-        weight,
+    folded, shift, update = folded_features(
+        rf_moments, x, feature_weight, feature_bias, norm, *geometry
     )
+    gain = attn_weight.view(shift.shape).float()
+    out = rf_conv(x, gain, folded, shift, weight, bias, *geometry, groups)
+    update()
+    return out

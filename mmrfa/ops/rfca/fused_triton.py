@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mmrfa.ops.norm import unsupported_norm
 from mmrfa.ops.rfca.fused import compute
-from mmrfa.ops.triton_ops import unsupported, with_features
+from mmrfa.ops.triton_launch import unsupported
+from mmrfa.ops.triton_ops import with_features
 
 
 def supports(

@@ -6,7 +6,8 @@ from functools import partial
 from torch import Tensor
 
 from mmrfa.ops.rfcbam.fused import compute
-from mmrfa.ops.triton_ops import unsupported, with_features
+from mmrfa.ops.triton_launch import unsupported
+from mmrfa.ops.triton_ops import with_features
 
 
 def supports(

@@ -1,0 +1,262 @@
+"""RFAConv by the Triton kernels, as an operator.
+
+Two ways to the same sum: the weighted features stay on the chip and meet the
+matrix units there (``fused``), or go through memory to a matrix product of
+cuBLAS or cuDNN (``planes``). Which one is faster depends on the shape and is
+measured, forward and backward apart.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mmrfa.ops import native_reference, triton_launch
+from mmrfa.ops.fused import sum_over_taps, sum_over_taps_backward
+from mmrfa.ops.native_reference import differentiable
+from mmrfa.ops.receptive_field import out_size
+from mmrfa.ops.triton_launch import common, is_wide, last_channel
+from mmrfa.ops.triton_ops import features, gradients, operator
+
+MOST_TAPS = 9  # the window of a position lies in registers
+# Programs that share the sum of the weight's gradient: twice a large GPU's
+# processors. More would write more partial sums than there are features.
+SUM_PROGRAMS = 264
+
+_fastest = {}
+
+
+def ways(x: Tensor, taps: Tensor, groups: int) -> tuple[str, ...]:
+    """The ways that an input can take, the one to take unmeasured first."""
+    narrow = x.dtype.itemsize == 2 or triton_launch.interpreted()
+    if groups > 1 or taps.shape[2:].numel() > MOST_TAPS or not narrow:
+        # cuDNN follows the user's choice for float32 matrix products.
+        return ('planes',)
+    return ('fused', 'planes')
+
+
+def fastest(choices: dict[str, Callable], key: tuple) -> Callable:
+    """Measure once for every key which of the calls takes least time.
+
+    The first is taken without measuring where time means nothing: in the
+    interpreter, while a CUDA graph is captured, and where the user asked for
+    deterministic algorithms.
+    """
+    first = next(iter(choices))
+    if len(choices) == 1 or triton_launch.interpreted():
+        return choices[first]
+    if key not in _fastest:
+        if (
+            torch.cuda.is_current_stream_capturing()
+            or torch.are_deterministic_algorithms_enabled()
+        ):
+            return choices[first]
+        from triton.testing import do_bench
+
+        spent = {
+            name: do_bench(call, warmup=5, rep=20, return_mode='median')
+            for name, call in choices.items()
+        }
+        _fastest[key] = min(spent, key=spent.get)
+    return choices[_fastest[key]]
+
+
+def measured(run: Callable, x: Tensor, taps: Tensor, *rest) -> object:
+    """``run(way, x, taps, ...)`` by the fastest of the ways."""
+    *_, groups = rest
+    key = run.__name__, x.device, x.dtype, x.shape, x.stride(), taps.shape
+    key += tuple(tuple(r) for r in rest if isinstance(r, list))
+    choices = {
+        way: lambda way=way: run(way, x, taps, *rest)
+        for way in ways(x, taps, groups)
+    }
+    return fastest(choices, key)()
+
+
+def last_output(taps: Tensor, dtype: torch.dtype) -> Tensor:
+    """(O, C, kh, kw) as the kernels read it: (K, C, O)."""
+    return taps.to(dtype).flatten(2).permute(2, 1, 0).contiguous()
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """The format that the result takes from the input."""
+    if triton_launch.channels_last(x):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def conv(
+    x: Tensor,
+    gain: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """Compute ``native_reference.rf_conv``: features, attention, last sum.
+
+    Args:
+        x (Tensor): (N, C, H, W), float32, float16 or bfloat16.
+        gain, weight, shift: as in ``triton_ops.features``.
+        taps (Tensor): W, (O, C / groups, kh, kw).
+        bias (Tensor | None): (O,).
+        stride, padding, dilation (list[int]): two each, in pixels.
+        groups (int): of the last sum.
+
+    Returns:
+        Tensor: (N, O, Ho, Wo), dtype of x, channels last where those of x are.
+    """
+    geometry = (stride, padding, dilation, groups)
+    return measured(_conv, x, taps, gain, weight, shift, bias, *geometry)
+
+
+def _conv(
+    way, x, taps, gain, weight, shift, bias, stride, padding, dilation, groups
+) -> Tensor:
+    geometry = (list(taps.shape[2:]), stride, padding, dilation)
+    if way == 'planes':
+        y = features(x, gain, weight, shift, *geometry)
+        bias = None if bias is None else bias.to(x.dtype)
+        out = sum_over_taps(y, taps.to(x.dtype), bias, groups)
+        return out.contiguous(memory_format=layout_of(x))
+    last = x.contiguous(memory_format=torch.channels_last)
+    outputs = taps.size(0)
+    size = out_size(x, *geometry)
+    out = x.new_empty(x.size(0), *size, outputs)
+    triton_launch.start(
+        'conv',
+        common(last, *geometry)
+        | dict(
+            gain=last_channel(gain),
+            weight=last_channel(weight),
+            shift=last_channel(shift),
+            taps=last_output(taps, x.dtype),
+            bias=bias,
+            out=out,
+            count=out[..., 0].numel(),
+            OUTPUTS=outputs,
+            WIDE=is_wide(last, out),
+        ),
+    )
+    out = out.permute(0, 3, 1, 2)
+    return out.contiguous(memory_format=layout_of(x))
+
+
+def conv_fake(
+    x, gain, weight, shift, taps, bias, stride, padding, dilation, groups
+) -> Tensor:
+    size = out_size(x, taps.shape[2:], stride, padding, dilation)
+    return torch.empty(
+        (x.size(0), taps.size(0), *size),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=layout_of(x),
+    )
+
+
+def conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    gain: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    taps: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, gain, weight, shift and taps, from that of the result.
+
+    The features are computed once more. ``fused`` writes the gradient of the
+    activations down, K + 1 planes; ``planes`` also the features and theirs.
+    """
+    geometry = (stride, padding, dilation, groups)
+    return measured(
+        _conv_backward, x, taps, gain, weight, shift, grad, *geometry
+    )
+
+
+def _conv_backward(
+    way, x, taps, gain, weight, shift, grad, stride, padding, dilation, groups
+) -> tuple[Tensor, ...]:
+    geometry = (list(taps.shape[2:]), stride, padding, dilation)
+    if way == 'planes':
+        y = features(x, gain, weight, shift, *geometry)
+        dy, dtaps = sum_over_taps_backward(grad, y, taps.to(x.dtype), groups)
+        del y
+        found = gradients(x, gain, weight, shift, geometry, dy)
+    else:
+        last = x.contiguous(memory_format=torch.channels_last)
+        dout = grad.permute(0, 2, 3, 1).contiguous()
+        dtaps = taps_gradient(last, gain, weight, shift, geometry, dout)
+        dtaps = dtaps.view(*taps.shape[2:], *dtaps.shape[1:])
+        dtaps = dtaps.permute(3, 2, 0, 1)
+        matrix = last_output(taps, x.dtype)
+        found = gradients(last, gain, weight, shift, geometry, dout, matrix)
+    dx, *rest = found
+    dx = dx.contiguous(memory_format=layout_of(x))
+    whole = torch.contiguous_format
+    return dx, *rest, dtaps.to(taps.dtype).contiguous(memory_format=whole)
+
+
+def taps_gradient(x, gain, weight, shift, geometry, dout: Tensor) -> Tensor:
+    """Gradient (K, C, O) of the last sum's weight, float32."""
+    arguments = common(x, *geometry)
+    taps, channels, outputs = gain.size(1), x.size(1), dout.size(3)
+    count = dout[..., 0].numel()
+    blocks = -(-channels // 32) * -(-outputs // 64)
+    span, number = triton_launch.pieces(count, SUM_PROGRAMS // blocks)
+    sums = dout.new_empty(number, taps, channels, outputs, dtype=torch.float32)
+    triton_launch.start(
+        'conv_weight',
+        arguments
+        | dict(
+            gain=last_channel(gain),
+            weight=last_channel(weight),
+            shift=last_channel(shift),
+            grad=dout,
+            sums=sums,
+            count=count,
+            span=span,
+            OUTPUTS=outputs,
+            WIDE=is_wide(x, dout),
+        ),
+    )
+    return sums.sum(0)
+
+
+def conv_backward_fake(grad, x, gain, weight, shift, taps, *geometry):
+    dx = torch.empty_like(x, memory_format=layout_of(x))
+    shapes = (value.shape for value in (gain, weight, shift))
+    return dx, *map(weight.new_empty, shapes), taps.new_empty(taps.shape)
+
+
+rf_conv = operator(conv, conv_fake)
+rf_conv_backward = operator(conv_backward, conv_backward_fake)
+
+
+def _context(ctx, inputs, output) -> None:
+    x, gain, weight, shift, taps, bias, *ctx.geometry = inputs
+    ctx.save_for_backward(x, gain, weight, shift, taps, bias)
+
+
+def _gradients(ctx, grad: Tensor):
+    *inputs, bias = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        *geometry, groups = ctx.geometry
+        plain = (*inputs, bias, None, None, *geometry, groups, False)
+        found = differentiable(native_reference.rf_conv, plain, grad)
+        return *found[:6], *[None] * 4
+    found = rf_conv_backward(grad, *inputs, *ctx.geometry)
+    dbias = None
+    if bias is not None:
+        dbias = grad.sum((0, 2, 3), dtype=torch.float32).to(bias.dtype)
+    return *found, dbias, *[None] * 4
+
+
+rf_conv.register_autograd(_gradients, setup_context=_context)

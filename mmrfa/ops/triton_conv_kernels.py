@@ -1,0 +1,206 @@
+"""Triton kernels of RFAConv whose features never leave the chip.
+
+Tiles as in ``triton_kernels.py``, channels last only; matrix products run on
+the matrix units. The weight W of the last sum lies as (K, C, O), in the type
+of x. Derivations in ``rfa/README.md``.
+"""
+
+import triton
+import triton.language as tl
+
+from mmrfa.ops.triton_kernels import (
+    _activation,
+    _field,
+    _mean,
+    _softmax,
+    _split,
+)
+
+
+@triton.jit
+def _row(c, CHANNELS: tl.constexpr, WIDE: tl.constexpr):
+    """Channels, four to a thread, and which of them exist.
+
+    With more of them a thread has too few positions for each weight it loads,
+    with fewer it spends its time on addresses.
+    """
+    c = tl.max_contiguous(c[None, :], [1, 4])
+    there = c < CHANNELS
+    if WIDE:
+        c = c.to(tl.int64)
+    return c, there
+
+
+@triton.jit
+def conv(
+    x,
+    gain,
+    weight,
+    shift,
+    taps,
+    bias,
+    out,
+    count,
+    height,
+    width,
+    out_height,
+    out_width,
+    xn,
+    xc,
+    xh,
+    xw,
+    CHANNELS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    """Features, weighted by attention, and their sum at once.
+
+    ``out[p, o] = bias[o] + sum_t,c taps[t, c, o] * y[p, t, c]``, with ``y`` as
+    ``features`` writes it. (positions, O) has no gaps.
+    """
+    TAPS: tl.constexpr = KH * KW
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]
+    ok = p < count
+    n, ho, wo = _split(p, out_height, out_width, WIDE)
+    o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)[None, :]
+    total = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
+    for first in range(0, CHANNELS, BLOCK_C):
+        c, there = _row(first + tl.arange(0, BLOCK_C), CHANNELS, WIDE)
+        field = _field(
+            x, n, ho, wo, c, ok, there, height, width, xn, xc, xh, xw,
+            KH, KW, SH, SW, PH, PW, DH, DW,
+        )  # fmt: skip
+        mean = _mean(field, TAPS)
+        top, scale = _softmax(gain + c, mean, there, CHANNELS, TAPS)
+        column = first + tl.arange(0, BLOCK_C)[:, None]
+        factors = taps + column * OUTPUTS + o
+        mask = (column < CHANNELS) & (o < OUTPUTS)
+        for t in range(TAPS):
+            value = _activation(
+                field,
+                weight + t * TAPS * CHANNELS + c,
+                shift + t * CHANNELS + c,
+                there,
+                CHANNELS,
+                TAPS,
+            )
+            value = tl.where(value <= 0, 0.0, value)  # NaN stays
+            score = mean * tl.load(gain + t * CHANNELS + c, mask=there)
+            value *= tl.exp(score - top) * scale
+            factor = tl.load(
+                factors + t * CHANNELS * OUTPUTS, mask=mask, other=0
+            )
+            total = tl.dot(
+                value.to(factor.dtype),
+                factor,
+                total,
+                input_precision='ieee',
+            )
+    if bias is not None:
+        total += tl.load(bias + o, mask=o < OUTPUTS, other=0).to(tl.float32)
+    if WIDE:
+        p = p.to(tl.int64)
+    tl.store(out + p * OUTPUTS + o, total, mask=ok & (o < OUTPUTS))
+
+
+@triton.jit
+def conv_weight(
+    x,
+    gain,
+    weight,
+    shift,
+    grad,
+    sums,
+    count,
+    span,
+    height,
+    width,
+    out_height,
+    out_width,
+    xn,
+    xc,
+    xh,
+    xw,
+    CHANNELS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    """Partial sums (splits, K, C, O) of the gradient of ``taps``.
+
+    ``grad`` is that of ``out``; a program sums over ``span`` positions.
+    """
+    TAPS: tl.constexpr = KH * KW
+    place = tl.program_id(1) * BLOCK_C
+    c, there = _row(place + tl.arange(0, BLOCK_C), CHANNELS, WIDE)
+    o = tl.program_id(2) * BLOCK_O + tl.arange(0, BLOCK_O)[None, :]
+    start = tl.program_id(0) * span
+    end = tl.minimum(start + span, count)
+    total = ()
+    for _t in tl.static_range(TAPS):
+        total = total + (tl.zeros((BLOCK_C, BLOCK_O), tl.float32),)
+    for first in range(start, end, BLOCK_P):
+        # Without it the compiler loads all weights before the loop: too many.
+        tl.debug_barrier()
+        p = first + tl.arange(0, BLOCK_P)[:, None]
+        ok = p < end
+        n, ho, wo = _split(p, out_height, out_width, WIDE)
+        field = _field(
+            x, n, ho, wo, c, ok, there, height, width, xn, xc, xh, xw,
+            KH, KW, SH, SW, PH, PW, DH, DW,
+        )  # fmt: skip
+        mean = _mean(field, TAPS)
+        top, scale = _softmax(gain + c, mean, there, CHANNELS, TAPS)
+        if WIDE:
+            p = p.to(tl.int64)
+        dout = tl.load(
+            grad + p * OUTPUTS + o, mask=ok & (o < OUTPUTS), other=0
+        )
+        moved = ()
+        for t in tl.static_range(TAPS):
+            value = _activation(
+                field,
+                weight + t * TAPS * CHANNELS + c,
+                shift + t * CHANNELS + c,
+                there,
+                CHANNELS,
+                TAPS,
+            )
+            value = tl.where(value <= 0, 0.0, value)
+            score = mean * tl.load(gain + t * CHANNELS + c, mask=there)
+            value *= tl.exp(score - top) * scale
+            moved = moved + (
+                tl.dot(
+                    tl.trans(value.to(dout.dtype)),
+                    dout,
+                    total[t],
+                    input_precision='ieee',
+                ),
+            )
+        total = moved
+    column = place + tl.arange(0, BLOCK_C)[:, None]
+    mask = (column < CHANNELS) & (o < OUTPUTS)
+    for t in tl.static_range(TAPS):
+        row = (tl.program_id(0) * TAPS + t) * CHANNELS
+        tl.store(sums + (row + column) * OUTPUTS + o, total[t], mask=mask)

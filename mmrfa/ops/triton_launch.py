@@ -1,0 +1,174 @@
+"""Whether the Triton kernels can run, and how they are started.
+
+Importing never fails: :func:`unavailable` says why the kernels are not there.
+Triton itself is imported at the first use.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from mmrfa.ops.norm import unsupported_norm
+from mmrfa.ops.receptive_field import out_size
+from mmrfa.ops.triton_configs import LAST_ONLY, OPTIONS, axes, configs
+
+OLDEST = (3, 7)  # that the tests have run with
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LONGEST = 7  # kernel side: the loops over taps are unrolled
+# A sum over positions is cut into pieces of a multiple of so many positions.
+SHORTEST_SPAN = 512
+
+
+@cache
+def unavailable() -> str | None:
+    """Import Triton; None, or why the kernels cannot be used here."""
+    try:
+        import triton
+    except ImportError as error:
+        return f'triton does not import ({error}); pip install triton'
+    if tuple(map(int, triton.__version__.split('.')[:2])) < OLDEST:
+        oldest = '.'.join(map(str, OLDEST))
+        return f'needs triton {oldest} or newer, got {triton.__version__}'
+    return None
+
+
+@cache
+def kernel(name: str):
+    """One of the kernels, whose modules import triton."""
+    from mmrfa.ops import triton_conv_kernels, triton_kernels
+
+    modules = triton_kernels, triton_conv_kernels
+    return next(vars(m)[name] for m in modules if name in vars(m))
+
+
+def interpreted() -> bool:
+    """Whether a CPU simulates the kernels."""
+    return kernel('INTERPRETED')
+
+
+def unsupported(x: Tensor, weight: Tensor, norm: object) -> str | None:
+    """Why the kernels cannot run on this input, or None."""
+    reason = unavailable()
+    if reason is not None:
+        return reason
+    simulated = x.device.type == 'cpu' and interpreted()
+    if not x.is_cuda and not simulated:
+        return (
+            f'needs a CUDA tensor, got one on {x.device} (a CPU simulates '
+            'the kernels with TRITON_INTERPRET=1)'
+        )
+    if x.dtype not in DTYPES:
+        return f'needs float32, float16 or bfloat16, got {x.dtype}'
+    if max(weight.shape[2:]) > LONGEST:
+        return (
+            f'needs a kernel of at most {LONGEST}x{LONGEST}, got '
+            f'{weight.size(2)}x{weight.size(3)}'
+        )
+    if x.numel() == 0:
+        return 'needs at least one image'
+    return unsupported_norm(norm)
+
+
+# Launching ----------------------------------------------------------------
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether neighbouring threads take neighbouring channels."""
+    return x.stride(1) == 1 and x.size(1) > 1
+
+
+def is_wide(*tensors: Tensor) -> bool:
+    """Whether an offset in one of the tensors may need more than 31 bits."""
+    return any(
+        sum((n - 1) * s for n, s in zip(t.shape, t.stride())) >= 2**31
+        for t in tensors
+    )
+
+
+def planes(x: Tensor, count: int, height: int, width: int) -> Tensor:
+    """Uninitialised (N, C, count, height, width) in the layout of x.
+
+    With channels last, the planes lie outside of the channels: neighbouring
+    threads then write neighbouring values.
+    """
+    n, c = x.shape[:2]
+    if channels_last(x):
+        y = x.new_empty(n, height, width, count, c)
+        return y.permute(0, 4, 3, 1, 2)
+    return x.new_empty(n, c, count, height, width)
+
+
+def last_channel(vectors: Tensor) -> Tensor:
+    """(C, ...) as the kernels read it: (..., C)."""
+    return vectors.movedim(0, -1).contiguous()
+
+
+def common(x: Tensor, kernel, stride, padding, dilation) -> dict:
+    """The arguments that every kernel takes."""
+    height, width = out_size(x, kernel, stride, padding, dilation)
+    names = 'KH', 'KW', 'SH', 'SW', 'PH', 'PW', 'DH', 'DW'
+    values = (*kernel, *stride, *padding, *dilation)
+    return dict(
+        x=x,
+        CHANNELS=x.size(1),
+        height=x.size(2),
+        width=x.size(3),
+        out_height=height,
+        out_width=width,
+        **strides('x', x),
+        **dict(zip(names, values)),
+    )
+
+
+def strides(prefix: str, tensor: Tensor) -> dict[str, int]:
+    """Arguments like xn, xc, xh, xw, and xt for the planes of five dims."""
+    axes = 'nchw' if tensor.dim() == 4 else 'ncthw'
+    return {prefix + a: s for a, s in zip(axes, tensor.stride())}
+
+
+def pieces(positions: int, most: int) -> tuple[int, int]:
+    """How a sum over positions is cut: length and number of the pieces."""
+    number = min(positions // SHORTEST_SPAN, most)
+    span = -(-positions // max(1, number))
+    span = -(-span // SHORTEST_SPAN) * SHORTEST_SPAN  # whole tiles
+    return span, -(-positions // span)
+
+
+def start(name: str, arguments: dict) -> None:
+    """Run a kernel with the tile that is best, or simulated the largest."""
+    taps = arguments['KH'] * arguments['KW']
+    last = channels_last(arguments['x']) or name in LAST_ONLY
+
+    def grid(tile: dict) -> tuple[int, ...]:
+        sizes = arguments | dict(TAPS=taps)
+        step = arguments.get('span', tile['BLOCK_P'])
+        return (
+            -(-arguments['count'] // step),
+            *(-(-sizes[size] // tile[block]) for size, block in axes(name)),
+        )
+
+    if interpreted():
+        # What takes time here is the number of programs.
+        largest = max(
+            configs(name, last, taps),
+            key=lambda tile: (tile['BLOCK_C'], tile['BLOCK_P']),
+        )
+        kernel(name)[grid](**arguments, **largest)
+        return
+    with torch.cuda.device(arguments['x'].device):
+        tuned(name, last, taps)[grid](**arguments)
+
+
+@cache
+def tuned(name: str, last: bool, taps: int):
+    """A kernel as Triton's tuner runs it: measured once for every key."""
+    import triton
+
+    choices = []
+    for choice in configs(name, last, taps):
+        options = {k: choice.pop(k) for k in OPTIONS}
+        choices.append(triton.Config(choice, **options))
+    key = ['CHANNELS', 'OUTPUTS', 'count', 'height', 'width']
+    key += ['ATTEND', 'FROM_X', 'KH', 'KW', 'SH', 'SW', 'DH', 'DW']
+    return triton.autotune(choices, key, cache_results=True)(kernel(name))
