@@ -5,6 +5,7 @@
 prints the table of ``mmrfa/ops/rfa/README.md``. Nothing is measured: a step
 takes the longest of its memory traffic, its vector arithmetic and its matrix
 product at the rates that the card is sold with, and steps follow each other.
+Columns: Conv2d / least / fused / planes.
 """
 
 from report import table
@@ -19,81 +20,112 @@ SHAPES = [(64, 56), (128, 28), (256, 14), (512, 7)]
 BATCH, TAPS, SIZE = 32, 9, 2  # bfloat16
 PLANES = TAPS * SIZE
 
-# Per value of the input, which is as large as the output: bytes, vector
-# multiply-adds, and 1 where the step is a product with the O x C*K weight.
+# A step, per value of the input, which is as large as the output: bytes,
+# vector multiply-adds, 1 where the step is a product with the O x C*K weight,
+# and how many outputs a tile has where it makes its features once for each.
 # Exponentials go to units of their own, at a quarter of the rate of these.
-FEATURES = (SIZE + PLANES, 81 + 9 + 4 * TAPS, 0)
-PRODUCT = (PLANES + SIZE, 0, 1)
-MOMENTS = (SIZE, 45 + 9, 0)
+FEATURES = (SIZE + PLANES, 81 + 9 + 4 * TAPS, 0, None)
+PRODUCT = (PLANES + SIZE, 0, 1, None)
+MOMENTS = (SIZE, 45 + 9, 0, None)
+SUMS = (SIZE + PLANES, 81 + 9, 0, None)  # for the gradient of v and b
+GATHER = (PLANES + SIZE + SIZE, 81 + 9, 0, None)  # gradient of the input
+STATISTICS = [
+    (2 * SIZE, 81, 0, None),  # the input's gradient through the moments
+    (3 * SIZE, 1, 0, None),  # the sum of its two parts
+]
 STEPS = {
-    # The kernels as they are: C*K values go through memory.
-    'inference': [FEATURES, PRODUCT],
-    'training': [
-        MOMENTS,
-        FEATURES,
-        PRODUCT,
-        FEATURES,  # again, for the gradient of the weight
-        PRODUCT,  # gradient of the weight
-        PRODUCT,  # gradient of the weighted features
-        (SIZE + 2 * PLANES + SIZE, 81 + 9 + 8 * TAPS, 0),
-        (SIZE + PLANES, 81 + 9, 0),  # gradient of v and b
-        (PLANES + SIZE + SIZE, 81 + 9, 0),  # gradient of the input
-        (2 * SIZE, 81, 0),  # its part through the statistics
-        (3 * SIZE, 1, 0),  # the sum of the two parts
-    ],
+    # The ways of mmrfa/ops/triton_conv.py.
+    'fused': {
+        'inference': [(2 * SIZE, 81 + 9 + 4 * TAPS, 1, 256)],
+        'training': [
+            MOMENTS,
+            (2 * SIZE, 81 + 9 + 4 * TAPS, 1, 256),
+            (2 * SIZE, 81 + 9 + 4 * TAPS, 1, 128),  # gradient of the weight
+            # gradient of the activations
+            (2 * SIZE + PLANES + SIZE, 81 + 9 + 8 * TAPS, 1, None),
+            SUMS,
+            GATHER,
+            *STATISTICS,
+        ],
+    },
+    'planes': {
+        'inference': [FEATURES, PRODUCT],
+        'training': [
+            MOMENTS,
+            FEATURES,
+            PRODUCT,
+            FEATURES,  # again, for the gradient of the weight
+            PRODUCT,  # gradient of the weight
+            PRODUCT,  # gradient of the weighted features
+            (SIZE + 2 * PLANES + SIZE, 81 + 9 + 8 * TAPS, 0, None),
+            SUMS,
+            GATHER,
+            *STATISTICS,
+        ],
+    },
 }
 # What cannot be avoided: each tensor of the size of the input once a pass,
 # and two passes each way where statistics of the whole batch are needed.
-LEAST = {
-    'inference': (2 * SIZE, 81 + 9 + 4 * TAPS, 1),
-    'training': (9 * SIZE, 54 + 2 * 126 + 3 * 81, 3),
+STEPS['least'] = {
+    'inference': [(2 * SIZE, 81 + 9 + 4 * TAPS, 1, None)],
+    'training': [(9 * SIZE, 54 + 2 * 126 + 3 * 81, 3, None)],
 }
-CONVOLUTION = {'inference': (2 * SIZE, 0, 1), 'training': (6 * SIZE, 0, 3)}
+STEPS['Conv2d'] = {
+    'inference': [(2 * SIZE, 0, 1, None)],
+    'training': [(6 * SIZE, 0, 3, None)],
+}
+SHOWN = ('Conv2d', 'least', 'fused', 'planes')
+
+
+def repeated(step: tuple, channels: int) -> int:
+    """How often a step makes its features."""
+    outputs = step[3]
+    return -(-channels // outputs) if outputs else 1
 
 
 def seconds(step: tuple, channels: int, pixels: int, card: str) -> float:
     """The least time of one step."""
     bandwidth, vector, matrix = CARDS[card]
-    traffic, adds, products = step
+    traffic, adds, products, _ = step
     values = BATCH * channels * pixels**2
     weight = products * channels * channels * PLANES
     return max(
         (values * traffic + weight) / bandwidth,
-        values * 2 * adds / vector,
+        values * 2 * adds * repeated(step, channels) / vector,
         values * 2 * products * TAPS * channels / matrix,
     )
 
 
+def totals(steps: list, channels: int, pixels: int) -> dict[str, float]:
+    """Sums over the steps, by the head of their column."""
+    values = BATCH * channels * pixels**2
+    adds = sum(step[1] * repeated(step, channels) for step in steps)
+    found = {
+        'MB': values * sum(step[0] for step in steps) / 1e6,
+        'vector GFLOP': values * 2 * adds / 1e9,
+    }
+    for card in CARDS:
+        spent = sum(seconds(step, channels, pixels, card) for step in steps)
+        found[f'{card}, µs'] = spent * 1e6
+    return found
+
+
 def floors() -> list[str]:
-    """Markdown: microseconds per layer, pass and card."""
+    """Markdown: bytes, operations and times per layer and pass."""
     rows = []
     for channels, pixels in SHAPES:
         for name in ('inference', 'training'):
-            values = BATCH * channels * pixels**2
-            traffic, adds, products = LEAST[name]
+            ways = [
+                totals(STEPS[way][name], channels, pixels) for way in SHOWN
+            ]
             row = [f'{channels} @ {pixels}x{pixels}', name]
-            row.append(f'{values * traffic / 1e6:.1f}')
-            built = sum(step[0] for step in STEPS[name])
-            row.append(f'{values * built / 1e6:.0f}')
-            row.append(f'{values * 2 * adds / 1e9:.1f}')
-            row.append(f'{values * 2 * products * TAPS * channels / 1e9:.1f}')
-            for card in CARDS:
-                least, built, plain = (
-                    sum(seconds(s, channels, pixels, card) for s in steps)
-                    for steps in (
-                        [LEAST[name]],
-                        STEPS[name],
-                        [CONVOLUTION[name]],
-                    )
-                )
+            for column in ways[0]:
+                digits = 1 if 'GFLOP' in column else 0
                 row.append(
-                    ' / '.join(f'{t * 1e6:.0f}' for t in (plain, least))
+                    ' / '.join(f'{way[column]:.{digits}f}' for way in ways)
                 )
-                row[-1] += f' / {built * 1e6:.0f}'
             rows.append(row)
-    head = ['layer', 'pass', 'MB, least', 'MB, as built']
-    head += ['vector GFLOP', 'matrix GFLOP']
-    return table(head + [f'{card}, µs' for card in CARDS], rows)
+    return table(['layer', 'pass', *ways[0]], rows)
 
 
 if __name__ == '__main__':

@@ -53,9 +53,9 @@ def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> dict:
         last (bool): whether the channels lie last.
 
     Returns:
-        dict: arguments by (kernel, variant), of features with and without
-        attention, moments, the whole of RFAConv where it takes such an input,
-        and the backward of each.
+        dict: arguments by (kernel, variant), of features in every form,
+        moments, the whole of RFAConv where it takes such an input, and the
+        backward of each.
     """
     found = {}
     geometry = [[value, value] for value in geometry]
@@ -71,32 +71,29 @@ def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> dict:
         found[kernel, variant(arguments)] = arguments
 
     with patch.object(triton_launch, 'start', record):
-        for gain in (None, shift):
-            inputs = (x, gain, weight, shift, *geometry)
+        for gain, unfold in ((None, False), (shift, False), (None, True)):
+            inputs = (x, gain, weight, shift, *geometry, unfold)
             y = triton_ops.features(*inputs)
             triton_ops.features_backward(y, *inputs)
         mean, covariance = triton_ops.moments(x, *geometry)
         triton_ops.moments_backward(mean, covariance, x, mean, *geometry)
-        if last and 'fused' in triton_conv.ways(x, matrix, 1):
+        if last and 'fused' in triton_conv.ways(x, matrix, 1, False):
             inputs = (matrix, shift, weight, shift)
             out = triton_conv._conv(
-                'fused', x, *inputs, None, *geometry[1:], 1
+                'fused', x, *inputs, None, *geometry[1:], 1, False
             )
             triton_conv._conv_backward(
-                'fused', x, *inputs, out, *geometry[1:], 1
+                'fused', x, *inputs, out, *geometry[1:], 1, False
             )
     return found
 
 
 def variant(arguments: dict) -> str:
     """What a kernel was specialised for."""
-    flags = [k for k in ('ATTEND', 'FROM_X', 'WIDE') if arguments.get(k)]
+    flags = [
+        k for k in ('ATTEND', 'UNFOLD', 'FROM_X', 'WIDE') if arguments.get(k)
+    ]
     return ', '.join(flags)
-
-
-def widened(arguments: dict) -> dict:
-    """The same kernel with offsets of 63 bits."""
-    return arguments | dict(WIDE=True)
 
 
 def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
@@ -111,8 +108,10 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
 
     function = triton_launch.kernel(kernel)
     signature, constants, attributes = {}, {}, {}
+    values = arguments | {k: v for k, v in tile.items() if k not in OPTIONS}
+    assert values.keys() == set(function.arg_names), kernel
     for place, name in enumerate(function.arg_names):
-        value = {**arguments, **tile}[name]
+        value = values[name]
         constant = function.params[place].is_constexpr
         if isinstance(value, torch.Tensor):
             signature[name] = TYPES[value.dtype]
@@ -163,15 +162,17 @@ def jobs(extent: str | None) -> list[tuple]:
                 if (kernel, what) in by_type[dtype]
             ]
             taps = geometry[0] ** 2
-            for tile in configs(kernel, last, taps):
-                turn = len(found)
+            for tile in configs(kernel, last, taps, wide=False):
                 chosen = grid
                 if extent == 'sample' or (not usual and extent != 'all'):
-                    chosen = [grid[turn % len(grid)]]
+                    chosen = [grid[len(found) % len(grid)]]
                 found += [(kernel, *one, tile) for one in chosen]
-                if usual and extent != 'sample':
-                    arguments, arch = grid[turn % len(grid)]
-                    found.append((kernel, widened(arguments), arch, tile))
+            if not usual or extent == 'sample':
+                continue
+            for tile in configs(kernel, last, taps, wide=True):
+                arguments, arch = grid[len(found) % len(grid)]
+                wide = arguments | dict(WIDE=True)
+                found.append((kernel, wide, arch, tile))
     return found
 
 

@@ -24,10 +24,17 @@ def rf_features(x, weight, shift, kernel, stride, padding, dilation) -> Tensor:
 
 
 def rf_weighted(
-    x, gain, weight, shift, kernel, stride, padding, dilation
+    x, gain, weight, shift, kernel, stride, padding, dilation, unfold=False
 ) -> Tensor:
-    """Features, weighted by attention if there is a gain."""
+    """Features, weighted by attention if there is a gain.
+
+    With ``unfold`` the receptive field weighted by the softmax of the features
+    before their ReLU.
+    """
     geometry = (kernel, stride, padding, dilation)
+    if unfold:
+        field = receptive_field(x, *geometry)
+        return softmax_over_taps(_linear(field, weight, shift)) * field
     y = rf_features(x, weight, shift, *geometry)
     if gain is None:
         return y
@@ -54,16 +61,11 @@ def rf_conv(
 
     Features as they are, or weighted by attention if there is a gain, or by
     two gates: of channels (N, C) and positions (N, K, Ho, Wo), or of lines
-    (N, C, kh, Ho) and columns (N, C, kw, Wo). With ``unfold`` the receptive
-    field weighted by the softmax of the features before their ReLU.
+    (N, C, kh, Ho) and columns (N, C, kw, Wo). ``unfold`` as in
+    :func:`rf_weighted`.
     """
-    geometry = (weight.shape[2:], stride, padding, dilation)
-    if unfold:
-        field = receptive_field(x, *geometry)
-        scores = _linear(field, feature_weight, feature_shift)
-        y = softmax_over_taps(scores) * field
-    else:
-        y = rf_weighted(x, gain, feature_weight, feature_shift, *geometry)
+    geometry = (weight.shape[2:], stride, padding, dilation, unfold)
+    y = rf_weighted(x, gain, feature_weight, feature_shift, *geometry)
     if first is not None:
         y = y * _gates(first, second, weight.shape[2:]).to(x.dtype)
     return sum_over_taps(y, weight.to(x.dtype), bias, groups)

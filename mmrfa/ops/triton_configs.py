@@ -25,6 +25,14 @@ TILES = {
         9: [(256, 1, 4), (128, 1, 4), (32, 8, 4)],
         49: [(128, 1, 4), (16, 8, 4)],
     },
+    ('unfold_backward', 'last'): {
+        9: [(32, 64, 8), (16, 64, 4), (8, 64, 4)],
+        49: [(4, 64, 4)],
+    },
+    ('unfold_backward', 'first'): {
+        9: [(512, 1, 4), (256, 1, 4), (128, 8, 4)],
+        49: [(128, 1, 4), (16, 8, 4)],
+    },
     ('input_gradient', 'last'): {
         9: [(32, 64, 4), (32, 64, 8), (16, 32, 4)],
         49: [(16, 64, 4)],
@@ -55,9 +63,11 @@ TILES = {
         9: [(32, 32, 8, 64), (64, 16, 8, 64), (32, 16, 8, 128)],
     },
     ('conv_input', 'last'): {
-        9: [(64, 32, 8, 64), (32, 32, 4, 64), (64, 32, 8, 128)],
+        9: [(32, 32, 4, 64), (32, 32, 8, 64), (32, 32, 8, 128)],
     },
 }
+# Tiles whose registers do not hold offsets of 63 bits.
+NARROW = {('input_gradient', 32, 64, 4), ('conv', 64, 32, 8, 256)}
 # Kernels that read the channels last alone.
 LAST_ONLY = {'conv', 'conv_weight', 'conv_input'}
 # Accumulators of a thread in ``outer_sums`` beyond 9 taps.
@@ -78,13 +88,14 @@ def axes(kernel: str) -> list[tuple[str, str]]:
     return [channels]
 
 
-def configs(kernel: str, last: bool, taps: int) -> list[dict]:
+def configs(kernel: str, last: bool, taps: int, wide: bool) -> list[dict]:
     """Candidates for one kernel, best guess first.
 
     Args:
         kernel (str): name of a kernel.
         last (bool): whether the channels lie last in memory.
         taps (int): K, 1 to 49.
+        wide (bool): whether offsets have 63 bits.
 
     Returns:
         list[dict]: constants of the kernel, and OPTIONS of its compilation.
@@ -99,6 +110,8 @@ def configs(kernel: str, last: bool, taps: int) -> list[dict]:
         constants['BLOCK_O'] = 1  # without effect there
     found = []
     for positions, channels, warps, *outputs in tiles:
+        if wide and (kernel, positions, channels, warps, *outputs) in NARROW:
+            continue
         tile = dict(BLOCK_P=positions, BLOCK_C=channels, num_warps=warps)
         if outputs:
             tile['BLOCK_O'] = outputs[0]

@@ -16,20 +16,32 @@ from mmrfa.ops.fused import sum_over_taps, sum_over_taps_backward
 from mmrfa.ops.native_reference import differentiable
 from mmrfa.ops.receptive_field import out_size
 from mmrfa.ops.triton_launch import common, is_wide, last_channel
-from mmrfa.ops.triton_ops import features, gradients, operator
+from mmrfa.ops.triton_ops import (
+    features,
+    features_backward_fake,
+    gradients,
+    operator,
+)
 
 MOST_TAPS = 9  # the window of a position lies in registers
-# Programs that share the sum of the weight's gradient: twice a large GPU's
-# processors. More would write more partial sums than there are features.
-SUM_PROGRAMS = 264
+# Programs that share the sum of the weight's gradient: one for each of a large
+# GPU's processors, whose registers one fills. More write more partial sums.
+SUM_PROGRAMS = 132
 
 _fastest = {}
 
 
-def ways(x: Tensor, taps: Tensor, groups: int) -> tuple[str, ...]:
+def ways(
+    x: Tensor, taps: Tensor, groups: int, unfold: bool
+) -> tuple[str, ...]:
     """The ways that an input can take, the one to take unmeasured first."""
     narrow = x.dtype.itemsize == 2 or triton_launch.interpreted()
-    if groups > 1 or taps.shape[2:].numel() > MOST_TAPS or not narrow:
+    if (
+        unfold
+        or groups > 1
+        or taps.shape[2:].numel() > MOST_TAPS
+        or not narrow
+    ):
         # cuDNN follows the user's choice for float32 matrix products.
         return ('planes',)
     return ('fused', 'planes')
@@ -63,12 +75,12 @@ def fastest(choices: dict[str, Callable], key: tuple) -> Callable:
 
 def measured(run: Callable, x: Tensor, taps: Tensor, *rest) -> object:
     """``run(way, x, taps, ...)`` by the fastest of the ways."""
-    *_, groups = rest
+    *_, groups, unfold = rest
     key = run.__name__, x.device, x.dtype, x.shape, x.stride(), taps.shape
     key += tuple(tuple(r) for r in rest if isinstance(r, list))
     choices = {
         way: lambda way=way: run(way, x, taps, *rest)
-        for way in ways(x, taps, groups)
+        for way in ways(x, taps, groups, unfold)
     }
     return fastest(choices, key)()
 
@@ -87,7 +99,7 @@ def layout_of(x: Tensor) -> torch.memory_format:
 
 def conv(
     x: Tensor,
-    gain: Tensor,
+    gain: Tensor | None,
     weight: Tensor,
     shift: Tensor,
     taps: Tensor,
@@ -96,6 +108,7 @@ def conv(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    unfold: bool,
 ) -> Tensor:
     """Compute ``native_reference.rf_conv``: features, attention, last sum.
 
@@ -106,20 +119,32 @@ def conv(
         bias (Tensor | None): (O,).
         stride, padding, dilation (list[int]): two each, in pixels.
         groups (int): of the last sum.
+        unfold (bool): as in ``triton_ops.features``, and no gain.
 
     Returns:
         Tensor: (N, O, Ho, Wo), dtype of x, channels last where those of x are.
     """
-    geometry = (stride, padding, dilation, groups)
+    geometry = (stride, padding, dilation, groups, unfold)
     return measured(_conv, x, taps, gain, weight, shift, bias, *geometry)
 
 
 def _conv(
-    way, x, taps, gain, weight, shift, bias, stride, padding, dilation, groups
+    way,
+    x,
+    taps,
+    gain,
+    weight,
+    shift,
+    bias,
+    stride,
+    padding,
+    dilation,
+    groups,
+    unfold,
 ) -> Tensor:
     geometry = (list(taps.shape[2:]), stride, padding, dilation)
     if way == 'planes':
-        y = features(x, gain, weight, shift, *geometry)
+        y = features(x, gain, weight, shift, *geometry, unfold)
         bias = None if bias is None else bias.to(x.dtype)
         out = sum_over_taps(y, taps.to(x.dtype), bias, groups)
         return out.contiguous(memory_format=layout_of(x))
@@ -147,7 +172,17 @@ def _conv(
 
 
 def conv_fake(
-    x, gain, weight, shift, taps, bias, stride, padding, dilation, groups
+    x,
+    gain,
+    weight,
+    shift,
+    taps,
+    bias,
+    stride,
+    padding,
+    dilation,
+    groups,
+    unfold,
 ) -> Tensor:
     size = out_size(x, taps.shape[2:], stride, padding, dilation)
     return torch.empty(
@@ -161,7 +196,7 @@ def conv_fake(
 def conv_backward(
     grad: Tensor,
     x: Tensor,
-    gain: Tensor,
+    gain: Tensor | None,
     weight: Tensor,
     shift: Tensor,
     taps: Tensor,
@@ -169,27 +204,39 @@ def conv_backward(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    unfold: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, gain, weight, shift and taps, from that of the result.
 
     The features are computed once more. ``fused`` writes the gradient of the
     activations down, K + 1 planes; ``planes`` also the features and theirs.
     """
-    geometry = (stride, padding, dilation, groups)
+    geometry = (stride, padding, dilation, groups, unfold)
     return measured(
         _conv_backward, x, taps, gain, weight, shift, grad, *geometry
     )
 
 
 def _conv_backward(
-    way, x, taps, gain, weight, shift, grad, stride, padding, dilation, groups
+    way,
+    x,
+    taps,
+    gain,
+    weight,
+    shift,
+    grad,
+    stride,
+    padding,
+    dilation,
+    groups,
+    unfold,
 ) -> tuple[Tensor, ...]:
     geometry = (list(taps.shape[2:]), stride, padding, dilation)
     if way == 'planes':
-        y = features(x, gain, weight, shift, *geometry)
+        y = features(x, gain, weight, shift, *geometry, unfold)
         dy, dtaps = sum_over_taps_backward(grad, y, taps.to(x.dtype), groups)
         del y
-        found = gradients(x, gain, weight, shift, geometry, dy)
+        found = gradients(x, gain, weight, shift, geometry, unfold, dy)
     else:
         last = x.contiguous(memory_format=torch.channels_last)
         dout = grad.permute(0, 2, 3, 1).contiguous()
@@ -197,7 +244,9 @@ def _conv_backward(
         dtaps = dtaps.view(*taps.shape[2:], *dtaps.shape[1:])
         dtaps = dtaps.permute(3, 2, 0, 1)
         matrix = last_output(taps, x.dtype)
-        found = gradients(last, gain, weight, shift, geometry, dout, matrix)
+        found = gradients(
+            last, gain, weight, shift, geometry, False, dout, matrix
+        )
     dx, *rest = found
     dx = dx.contiguous(memory_format=layout_of(x))
     whole = torch.contiguous_format
@@ -231,9 +280,11 @@ def taps_gradient(x, gain, weight, shift, geometry, dout: Tensor) -> Tensor:
 
 
 def conv_backward_fake(grad, x, gain, weight, shift, taps, *geometry):
-    dx = torch.empty_like(x, memory_format=layout_of(x))
-    shapes = (value.shape for value in (gain, weight, shift))
-    return dx, *map(weight.new_empty, shapes), taps.new_empty(taps.shape)
+    return (
+        torch.empty_like(x, memory_format=layout_of(x)),
+        *features_backward_fake(grad, x, gain, weight, shift)[1:],
+        taps.new_empty(taps.shape),
+    )
 
 
 rf_conv = operator(conv, conv_fake)
@@ -248,15 +299,16 @@ def _context(ctx, inputs, output) -> None:
 def _gradients(ctx, grad: Tensor):
     *inputs, bias = ctx.saved_tensors
     if torch.is_grad_enabled():
-        *geometry, groups = ctx.geometry
-        plain = (*inputs, bias, None, None, *geometry, groups, False)
+        *geometry, groups, unfold = ctx.geometry
+        plain = (*inputs, bias, None, None, *geometry, groups, unfold)
         found = differentiable(native_reference.rf_conv, plain, grad)
-        return *found[:6], *[None] * 4
-    found = rf_conv_backward(grad, *inputs, *ctx.geometry)
+        return *found[:6], *[None] * 5
+    dx, dgain, *found = rf_conv_backward(grad, *inputs, *ctx.geometry)
+    dgain = None if inputs[1] is None else dgain
     dbias = None
     if bias is not None:
         dbias = grad.sum((0, 2, 3), dtype=torch.float32).to(bias.dtype)
-    return *found, dbias, *[None] * 4
+    return dx, dgain, *found, dbias, *[None] * 5
 
 
 rf_conv.register_autograd(_gradients, setup_context=_context)

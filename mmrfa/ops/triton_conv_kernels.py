@@ -10,6 +10,7 @@ import triton.language as tl
 
 from mmrfa.ops.triton_kernels import (
     _activation,
+    _dot,
     _field,
     _mean,
     _softmax,
@@ -88,12 +89,7 @@ def conv(
         mask = (column < CHANNELS) & (o < OUTPUTS)
         for t in range(TAPS):
             value = _activation(
-                field,
-                weight + t * TAPS * CHANNELS + c,
-                shift + t * CHANNELS + c,
-                there,
-                CHANNELS,
-                TAPS,
+                field, weight + c, shift + c, t, there, CHANNELS, TAPS
             )
             value = tl.where(value <= 0, 0.0, value)  # NaN stays
             score = mean * tl.load(gain + t * CHANNELS + c, mask=there)
@@ -101,12 +97,7 @@ def conv(
             factor = tl.load(
                 factors + t * CHANNELS * OUTPUTS, mask=mask, other=0
             )
-            total = tl.dot(
-                value.to(factor.dtype),
-                factor,
-                total,
-                input_precision='ieee',
-            )
+            total = _dot(value.to(factor.dtype), factor, total)
     if bias is not None:
         total += tl.load(bias + o, mask=o < OUTPUTS, other=0).to(tl.float32)
     if WIDE:
@@ -180,24 +171,13 @@ def conv_weight(
         moved = ()
         for t in tl.static_range(TAPS):
             value = _activation(
-                field,
-                weight + t * TAPS * CHANNELS + c,
-                shift + t * CHANNELS + c,
-                there,
-                CHANNELS,
-                TAPS,
+                field, weight + c, shift + c, t, there, CHANNELS, TAPS
             )
             value = tl.where(value <= 0, 0.0, value)
             score = mean * tl.load(gain + t * CHANNELS + c, mask=there)
             value *= tl.exp(score - top) * scale
-            moved = moved + (
-                tl.dot(
-                    tl.trans(value.to(dout.dtype)),
-                    dout,
-                    total[t],
-                    input_precision='ieee',
-                ),
-            )
+            value = tl.trans(value.to(dout.dtype))
+            moved = moved + (_dot(value, dout, total[t]),)
         total = moved
     column = place + tl.arange(0, BLOCK_C)[:, None]
     mask = (column < CHANNELS) & (o < OUTPUTS)

@@ -11,7 +11,16 @@ import triton
 import triton.language as tl
 
 # Kernels see the module's values at import; so does triton's interpreter.
-INTERPRETED = triton.knobs.runtime.interpret
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def _dot(a, b, total):
+    """A matrix product, added to; float32 is not shortened."""
+    if INTERPRETED:  # there the bits of bfloat16 would be taken for integers
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision='ieee')
 
 
 @triton.jit
@@ -116,12 +125,14 @@ def _activation(
     field,
     weights,
     shifts,
+    t,
     there,
     CHANNELS: tl.constexpr,
     TAPS: tl.constexpr,
 ):
-    """A feature before its ReLU; pointers at its rows of weight and shift."""
-    value = tl.load(shifts, mask=there, other=0)
+    """Feature t before its ReLU; pointers at the first rows of both."""
+    weights += t * TAPS * CHANNELS
+    value = tl.load(shifts + t * CHANNELS, mask=there, other=0)
     for s in tl.static_range(TAPS):
         weight = tl.load(weights + s * CHANNELS, mask=there, other=0)
         value += weight * field[s]
@@ -159,13 +170,15 @@ def features(
     DH: tl.constexpr,
     DW: tl.constexpr,
     ATTEND: tl.constexpr,
+    UNFOLD: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """``y[t] = alpha[t] * ReLU(sum_s weight[t, s] U[s] + shift[t])``.
 
-    Without ATTEND, alpha is one.
+    Without ATTEND, alpha is one. With UNFOLD, ``y[t] = beta[t] * U[t]``, beta
+    the softmax of what the ReLU is taken of above.
     """
     TAPS: tl.constexpr = KH * KW
     c, there = _channels(CHANNELS, BLOCK_C, WIDE)
@@ -183,19 +196,32 @@ def features(
     if ATTEND:
         mean = _mean(field, TAPS)
         top, scale = _softmax(gains, mean, there, CHANNELS, TAPS)
+    if UNFOLD:
+        top = tl.full((BLOCK_P, BLOCK_C), float('-inf'), tl.float32)
+        total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+        for t in range(TAPS):
+            value = _activation(
+                field, weights, shifts, t, there, CHANNELS, TAPS
+            )
+            high = tl.maximum(top, value)
+            total = total * tl.exp(top - high) + tl.exp(value - high)
+            top = high
+        scale = 1.0 / total
     place = n * yn + ho * yh + wo * yw
     pointers = y + place + c * yc
     mask = ok & there
     for t in range(TAPS):
-        value = _activation(
-            field,
-            weights + t * TAPS * CHANNELS,
-            shifts + t * CHANNELS,
-            there,
-            CHANNELS,
-            TAPS,
-        )
-        value = tl.where(value <= 0, 0.0, value)  # NaN stays
+        value = _activation(field, weights, shifts, t, there, CHANNELS, TAPS)
+        if UNFOLD:
+            value = tl.exp(value - top) * scale
+            value *= _pixel(
+                x, n,
+                ho * SH - PH + t // KW * DH,
+                wo * SW - PW + t % KW * DW,
+                c, ok, there, height, width, xn, xc, xh, xw,
+            )  # fmt: skip
+        else:
+            value = tl.where(value <= 0, 0.0, value)  # NaN stays
         if ATTEND:
             score = mean * tl.load(gains + t * CHANNELS, mask=there)
             value *= tl.exp(score - top) * scale
@@ -290,12 +316,7 @@ def features_backward(
             attention = tl.zeros_like(mean)
         for t in range(TAPS):
             value = _activation(
-                field,
-                weights + t * TAPS * CHANNELS,
-                shifts + t * CHANNELS,
-                there,
-                CHANNELS,
-                TAPS,
+                field, weights, shifts, t, there, CHANNELS, TAPS
             )
             if OUTPUTS:
                 dy = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
@@ -311,7 +332,7 @@ def features_backward(
                         mask=there & (o[:, None] < OUTPUTS),
                         other=0,
                     )
-                    dy = tl.dot(dout, matrix, dy, input_precision='ieee')
+                    dy = _dot(dout, matrix, dy)
             else:
                 dy = tl.load(grads + t * gt, mask=mask, other=0)
                 dy = dy.to(tl.float32)
@@ -343,6 +364,94 @@ def features_backward(
             sums,
             mask=there & (row < TAPS),
         )
+
+
+@triton.jit
+def unfold_backward(
+    grad,
+    x,
+    weight,
+    shift,
+    z,
+    count,
+    height,
+    width,
+    out_height,
+    out_width,
+    xn,
+    xc,
+    xh,
+    xw,
+    gn,
+    gc,
+    gt,
+    gh,
+    gw,
+    zn,
+    zc,
+    zt,
+    zh,
+    zw,
+    CHANNELS: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """``features_backward`` of ``features`` with UNFOLD.
+
+    Plane t of ``z`` is the gradient of score t, plane K + t that of U[t] as a
+    factor of ``y``.
+    """
+    TAPS: tl.constexpr = KH * KW
+    c, there = _channels(CHANNELS, BLOCK_C, WIDE)
+    weights = weight + c
+    shifts = shift + c
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]
+    ok = p < count
+    n, ho, wo = _split(p, out_height, out_width, WIDE)
+    field = _field(
+        x, n, ho, wo, c, ok, there, height, width, xn, xc, xh, xw,
+        KH, KW, SH, SW, PH, PW, DH, DW,
+    )  # fmt: skip
+    mask = ok & there
+    grads = grad + (n * gn + ho * gh + wo * gw) + c * gc
+    pointers = z + (n * zn + ho * zh + wo * zw) + c * zc
+    top = tl.full((BLOCK_P, BLOCK_C), float('-inf'), tl.float32)
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    inner = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    for t in range(TAPS):
+        value = _activation(field, weights, shifts, t, there, CHANNELS, TAPS)
+        pixel = _pixel(
+            x, n, ho * SH - PH + t // KW * DH, wo * SW - PW + t % KW * DW,
+            c, ok, there, height, width, xn, xc, xh, xw,
+        )  # fmt: skip
+        dy = tl.load(grads + t * gt, mask=mask, other=0).to(tl.float32)
+        high = tl.maximum(top, value)
+        less = tl.exp(top - high)
+        share = tl.exp(value - high)
+        total = total * less + share
+        inner = inner * less + share * dy * pixel
+        top = high
+    scale = 1.0 / total
+    inner *= scale
+    for t in range(TAPS):
+        value = _activation(field, weights, shifts, t, there, CHANNELS, TAPS)
+        pixel = _pixel(
+            x, n, ho * SH - PH + t // KW * DH, wo * SW - PW + t % KW * DW,
+            c, ok, there, height, width, xn, xc, xh, xw,
+        )  # fmt: skip
+        dy = tl.load(grads + t * gt, mask=mask, other=0).to(tl.float32)
+        share = tl.exp(value - top) * scale
+        tl.store(pointers + t * zt, share * (dy * pixel - inner), mask=mask)
+        tl.store(pointers + (TAPS + t) * zt, share * dy, mask=mask)
 
 
 @triton.jit
@@ -381,15 +490,17 @@ def input_gradient(
     DW: tl.constexpr,
     FROM_X: tl.constexpr,
     ATTEND: tl.constexpr,
+    UNFOLD: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """Gather over the windows that a pixel lies in, as tap s of each.
 
-    ``dx = sum_s (sum_t weight[t, s] z[t] + z[K])``, z at the window. With
-    FROM_X, z[t] is the window itself less ``vector[K]``, and ``vector[s]``
-    stands for z[K].
+    ``dx = sum_s (sum_t weight[t, s] z[t] + z[K])``, z at the window; z[K + s]
+    with UNFOLD, and no such plane without UNFOLD and ATTEND. With FROM_X,
+    z[t] is the window itself less ``vector[K]``, and ``vector[s]`` stands for
+    z[K].
     """
     TAPS: tl.constexpr = KH * KW
     c, there = _channels(CHANNELS, BLOCK_C, WIDE)
@@ -420,6 +531,9 @@ def input_gradient(
             pointers = z + (n * zn + ho * zh + wo * zw) + c * zc
             if ATTEND:
                 part += tl.load(pointers + TAPS * zt, mask=mask, other=0)
+            if UNFOLD:
+                direct = pointers + (TAPS + s) * zt
+                part += tl.load(direct, mask=mask, other=0)
         for i in range(KH):
             for j in tl.static_range(KW):
                 t = i * KW + j

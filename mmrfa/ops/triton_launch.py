@@ -44,7 +44,7 @@ def kernel(name: str):
 
 def interpreted() -> bool:
     """Whether a CPU simulates the kernels."""
-    return kernel('INTERPRETED')
+    return kernel('INTERPRETED').value
 
 
 def unsupported(x: Tensor, weight: Tensor, norm: object) -> str | None:
@@ -151,24 +151,24 @@ def start(name: str, arguments: dict) -> None:
     if interpreted():
         # What takes time here is the number of programs.
         largest = max(
-            configs(name, last, taps),
+            configs(name, last, taps, arguments['WIDE']),
             key=lambda tile: (tile['BLOCK_C'], tile['BLOCK_P']),
         )
         kernel(name)[grid](**arguments, **largest)
         return
     with torch.cuda.device(arguments['x'].device):
-        tuned(name, last, taps)[grid](**arguments)
+        tuned(name, last, taps, arguments['WIDE'])[grid](**arguments)
 
 
 @cache
-def tuned(name: str, last: bool, taps: int):
+def tuned(name: str, last: bool, taps: int, wide: bool):
     """A kernel as Triton's tuner runs it: measured once for every key."""
     import triton
 
     choices = []
-    for choice in configs(name, last, taps):
+    for choice in configs(name, last, taps, wide):
         options = {k: choice.pop(k) for k in OPTIONS}
         choices.append(triton.Config(choice, **options))
     key = ['CHANNELS', 'OUTPUTS', 'count', 'height', 'width']
-    key += ['ATTEND', 'FROM_X', 'KH', 'KW', 'SH', 'SW', 'DH', 'DW']
+    key += ['ATTEND', 'UNFOLD', 'FROM_X', 'KH', 'KW', 'SH', 'SW', 'DH', 'DW']
     return triton.autotune(choices, key, cache_results=True)(kernel(name))

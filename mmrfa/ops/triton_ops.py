@@ -45,6 +45,7 @@ def features(
     stride: list[int],
     padding: list[int],
     dilation: list[int],
+    unfold: bool = False,
 ) -> Tensor:
     """Compute ``native_reference.rf_weighted``.
 
@@ -54,15 +55,15 @@ def features(
         weight (Tensor): v, (C, K, K), float32, norm folded into it.
         shift (Tensor): b, (C, K), float32.
         kernel, stride, padding, dilation (list[int]): two each, in pixels.
+        unfold (bool): weight U by a softmax of its own, instead of features.
 
     Returns:
         Tensor: (N, C, K, Ho, Wo), dtype of x. Where the channels of x lie
         last in memory, so do these, and the taps before them.
     """
-    y = features_fake(
-        x, gain, weight, shift, kernel, stride, padding, dilation
-    )
-    arguments = common(x, kernel, stride, padding, dilation)
+    geometry = (kernel, stride, padding, dilation)
+    y = planes(x, kernel[0] * kernel[1], *out_size(x, *geometry))
+    arguments = common(x, *geometry)
     arguments |= dict(
         gain=None if gain is None else last_channel(gain),
         weight=last_channel(weight),
@@ -71,6 +72,7 @@ def features(
         **strides('y', y),
         count=x.size(0) * y.size(3) * y.size(4),
         ATTEND=gain is not None,
+        UNFOLD=unfold,
         WIDE=is_wide(x, y),
     )
     triton_launch.start('features', arguments)
@@ -78,7 +80,7 @@ def features(
 
 
 def features_fake(
-    x, gain, weight, shift, kernel, stride, padding, dilation
+    x, gain, weight, shift, kernel, stride, padding, dilation, unfold=False
 ) -> Tensor:
     size = out_size(x, kernel, stride, padding, dilation)
     return planes(x, kernel[0] * kernel[1], *size)
@@ -94,6 +96,7 @@ def features_backward(
     stride: list[int],
     padding: list[int],
     dilation: list[int],
+    unfold: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, gain (empty without one), weight and shift.
 
@@ -101,9 +104,8 @@ def features_backward(
     ``grad``; that of x gathers it, without atomics, and that of weight and
     shift sums it in pieces: equal inputs give equal gradients.
     """
-    return gradients(
-        x, gain, weight, shift, (kernel, stride, padding, dilation), grad
-    )
+    geometry = (kernel, stride, padding, dilation)
+    return gradients(x, gain, weight, shift, geometry, unfold, grad)
 
 
 def gradients(
@@ -112,13 +114,15 @@ def gradients(
     weight: Tensor,
     shift: Tensor,
     geometry: tuple,
+    unfold: bool,
     grad: Tensor,
     taps_last: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Do what :func:`features_backward` does.
 
     Args:
-        x, gain, weight, shift, geometry: arguments of :func:`features`.
+        x, gain, weight, shift, geometry, unfold: of :func:`features`, which
+            takes the geometry one by one.
         grad (Tensor): of the features, or, with ``taps_last``, of the last
             sum: (N, Ho, Wo, O), without gaps.
         taps_last (Tensor | None): W, (K, C, O), dtype of x.
@@ -128,7 +132,8 @@ def gradients(
     attends = gain is not None
     arguments = common(x, *geometry)
     height, width = arguments['out_height'], arguments['out_width']
-    z = planes(x, taps + attends, height, width)
+    more = taps if unfold else int(attends)
+    z = planes(x, taps + more, height, width)
     outputs = x.size(0) * height * width
     span, number = pieces(outputs, MOST_PROGRAMS // columns(x))
     wide = is_wide(x, z, grad)
@@ -136,54 +141,39 @@ def gradients(
         number if attends else 0, taps, channels, dtype=torch.float32
     )
     folded = last_channel(weight)
-    if taps_last is None:
-        kernel, places, last_sum = 'features_backward', strides('g', grad), 0
+    arguments |= dict(z=z, **strides('z', z), WIDE=wide)
+    first = arguments | dict(
+        grad=grad, weight=folded, shift=last_channel(shift), count=outputs
+    )
+    if unfold:
+        triton_launch.start('unfold_backward', first | strides('g', grad))
     else:
-        kernel, last_sum = 'conv_input', taps_last.size(2)
-        places = dict.fromkeys(('gn', 'gc', 'gt', 'gh', 'gw'), 0)
-    triton_launch.start(
-        kernel,
-        arguments
-        | dict(
-            grad=grad,
-            **places,
-            taps=taps_last,
-            OUTPUTS=last_sum,
+        first |= dict(
             gain=last_channel(gain) if attends else None,
-            weight=folded,
-            shift=last_channel(shift),
-            z=z,
-            **strides('z', z),
             gain_sums=gain_sums,
-            count=outputs,
             span=span,
+            taps=taps_last,
             PAD=1 << (taps - 1).bit_length(),
             ATTEND=attends,
-            WIDE=wide,
-        ),
-    )
+        )
+        if taps_last is None:
+            first |= dict(OUTPUTS=0, **strides('g', grad))
+            triton_launch.start('features_backward', first)
+        else:
+            first |= dict.fromkeys(('gn', 'gc', 'gt', 'gh', 'gw'), 0)
+            first |= dict(OUTPUTS=taps_last.size(2))
+            triton_launch.start('conv_input', first)
     sums = x.new_empty(number, taps, taps + 1, channels, dtype=torch.float32)
     triton_launch.start(
         'outer_sums',
         arguments
-        | dict(
-            z=z,
-            **strides('z', z),
-            centre=None,
-            sums=sums,
-            count=outputs,
-            span=span,
-            FROM_X=False,
-            WIDE=wide,
-        ),
+        | dict(centre=None, sums=sums, count=outputs, span=span, FROM_X=False),
     )
     dx = torch.empty_like(x)
     triton_launch.start(
         'input_gradient',
         arguments
         | dict(
-            z=z,
-            **strides('z', z),
             weight=folded,
             vector=None,
             dx=dx,
@@ -191,7 +181,7 @@ def gradients(
             count=x.size(0) * x.size(2) * x.size(3),
             FROM_X=False,
             ATTEND=attends,
-            WIDE=wide,
+            UNFOLD=unfold,
         ),
     )
     sums = sums.sum(0).movedim(2, 0)
@@ -301,6 +291,7 @@ def moments_backward(
             count=x.size(0) * x.size(2) * x.size(3),
             FROM_X=True,
             ATTEND=False,
+            UNFOLD=False,
             WIDE=is_wide(x),
         ),
     )
@@ -339,7 +330,7 @@ def _features_gradients(ctx, grad: Tensor):
     if torch.is_grad_enabled():
         return differentiable(native_reference.rf_weighted, inputs, grad)
     dx, dgain, dweight, dshift = rf_features_backward(grad, *inputs)
-    return dx, None if gain is None else dgain, dweight, dshift, *[None] * 4
+    return dx, None if gain is None else dgain, dweight, dshift, *[None] * 5
 
 
 def _moments_context(ctx, inputs, output) -> None:

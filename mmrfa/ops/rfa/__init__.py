@@ -14,6 +14,11 @@ rfa_conv2d = operator(
 rfa_unfold_conv2d = operator(
     reference.rfa_unfold_conv2d,
     cpu=Backend(fused_cpu.rfa_unfold_conv2d, fused_cpu.unfold_supports),
+    triton=Backend(
+        fused_triton.rfa_unfold_conv2d,
+        fused_triton.unfold_supports,
+        automatic=False,
+    ),
     fused=Backend(fused.rfa_unfold_conv2d, fused.unfold_supports),
 )
 
