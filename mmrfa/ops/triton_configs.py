@@ -67,7 +67,11 @@ TILES = {
     },
 }
 # Tiles whose registers do not hold offsets of 63 bits.
-NARROW = {('input_gradient', 32, 64, 4), ('conv', 64, 32, 8, 256)}
+NARROW = {
+    ('input_gradient', 32, 64, 4),
+    ('unfold_backward', 128, 8, 4),
+    ('conv', 64, 32, 8, 256),
+}
 # Kernels that read the channels last alone.
 LAST_ONLY = {'conv', 'conv_weight', 'conv_input'}
 # Accumulators of a thread in ``outer_sums`` beyond 9 taps.

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,13 @@ from mmrfa.ops import (
 
 ROOT = Path(__file__).parents[2]
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-LAYERS = [RFAConv, RFCBAMConv, RFCAConv]
-every_layer = pytest.mark.parametrize(
-    'layer', LAYERS, ids=lambda layer: layer.__name__
-)
+LAYERS = {
+    'RFAConv': RFAConv,
+    'unfold': partial(RFAConv, mode='unfold'),
+    'RFCBAMConv': RFCBAMConv,
+    'RFCAConv': RFCAConv,
+}
+every_layer = pytest.mark.parametrize('layer', LAYERS.values(), ids=LAYERS)
 on_gpu = pytest.mark.skipif(DEVICE == 'cpu', reason='needs a CUDA device')
 # kernel, stride, padding, dilation of (2, 3, 5, 4)
 GEOMETRIES = [
