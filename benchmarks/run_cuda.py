@@ -4,8 +4,9 @@
 
 needs torch, triton and this package, and for the whole network mmseg. Writes
 NAME.json (every figure, GPU, driver, versions, commit), NAME.md (tables) and
-NAME.png. Batch 32, bfloat16, channels last; CUDA events, all forms in turn on
-several inputs, medians. A form is warmed up first, which tunes the kernels.
+NAME.png, after every case. Batch 32, bfloat16, channels last; CUDA events, all
+forms in turn on several inputs, medians. A form is warmed up first, which
+compiles and tunes the kernels.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import geometric_mean, median
 
@@ -24,7 +26,7 @@ from run import OPERATORS, in_backend, inference, training_step
 from torch import Tensor, nn
 
 import mmrfa
-from mmrfa.ops import triton_launch
+from mmrfa.ops import triton_conv, triton_launch
 
 FORMS = ('reference', 'fused', 'triton')
 # Channels, pixels of the input, stride: the 3x3 layers of ResNet-18 without
@@ -121,37 +123,35 @@ def compare(
     return found
 
 
-def layer_cases(device: str, shapes: list, batch: int, rounds: int) -> list:
-    """Every operator in every shape; RFAConv alone where there is a stride."""
-    cases = []
-    for channels, size, stride in shapes:
-        kind = dict(device=device, dtype=torch.bfloat16)
-        shape = (batch, channels, size, size)
-        inputs = [
-            torch.randn(shape, **kind)
-            .relu()
-            .contiguous(memory_format=torch.channels_last)
-            for _ in range(3)
-        ]
-
-        def make(layer, channels=channels, stride=stride, kind=kind):
-            module = layer(channels, channels, 3, stride, 1, **kind)
-            return module.to(memory_format=torch.channels_last)
-
-        plain = make(nn.Conv2d)
-        for operator in OPERATORS if stride == 1 else OPERATORS[:1]:
-            modules = {'plain': plain}
-            modules |= dict.fromkeys(FORMS, make(operator))
-            case = dict(
-                operator=operator.__name__,
-                channels=channels,
-                size=size,
-                stride=stride,
-                batch=batch,
-            )
-            cases.append(case | compare(modules, inputs, rounds))
-            say(cases[-1])
-    return cases
+def layer_case(
+    device: str, operator: type, shape: tuple, batch: int, rounds: int
+) -> dict:
+    """One operator in one of SHAPES."""
+    channels, size, stride = shape
+    kind = dict(device=device, dtype=torch.bfloat16)
+    inputs = [
+        torch.randn(batch, channels, size, size, **kind)
+        .relu()
+        .contiguous(memory_format=torch.channels_last)
+        for _ in range(3)
+    ]
+    plain, ours = (
+        layer(channels, channels, 3, stride, 1, **kind).to(
+            memory_format=torch.channels_last
+        )
+        for layer in (nn.Conv2d, operator)
+    )
+    modules = {'plain': plain} | dict.fromkeys(FORMS, ours)
+    case = dict(
+        operator=operator.__name__,
+        channels=channels,
+        size=size,
+        stride=stride,
+        batch=batch,
+        **compare(modules, inputs, rounds),
+    )
+    say(case)
+    return case
 
 
 def segmentor(form: str, device: str) -> nn.Module:
@@ -345,10 +345,24 @@ def plot(results: dict, path: Path) -> None:
     plt.close(figure)
 
 
+def write(results: dict, out: Path) -> None:
+    """All there is so far: a run that is stopped loses one case."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix('.json').write_text(json.dumps(results, indent=1) + '\n')
+    out.with_suffix('.md').write_text('\n'.join(tables(results)) + '\n')
+    plot(results, out.with_suffix('.png'))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, help='results, without ending')
     parser.add_argument('--rounds', type=int, default=30)
+    parser.add_argument(
+        '--minutes',
+        type=float,
+        default=8,
+        help='no case is started later; compilation takes most of the time',
+    )
     parser.add_argument(
         '--dry-run',
         action='store_true',
@@ -362,31 +376,42 @@ def main() -> None:
     torch.manual_seed(0)
     device = 'cpu' if args.dry_run else 'cuda'
     if args.dry_run:
-        layers = layer_cases(device, TINY, 1, 1)
+        shapes, batch, rounds = TINY, 1, 1
         network = ('fused',), 1, 64, 2
     else:
-        layers = layer_cases(device, SHAPES, 32, args.rounds)
+        shapes, batch, rounds = SHAPES, 32, args.rounds
         network = FORMS, 10, 512, 4
-    networks = []
+    results = dict(machine=machine(device), layers=[], networks=[])
+    jobs = [
+        ('layers', partial(layer_case, device, operator, shape, batch, rounds))
+        for operator in OPERATORS
+        for shape in shapes
+        if shape[2] == 1 or operator is OPERATORS[0]
+    ]
     try:
         import mmseg  # noqa: F401
     except ImportError as error:
         print(f'no network: {error}')
     else:
-        networks.append(network_case(device, *network))
-    results = dict(
-        machine=machine(device),
-        summary=summary(layers),
-        layers=layers,
-        networks=networks,
-    )
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(results, indent=1) + '\n'
-        args.out.with_suffix('.json').write_text(text)
-        lines = '\n'.join(tables(results)) + '\n'
-        args.out.with_suffix('.md').write_text(lines)
-        plot(results, args.out.with_suffix('.png'))
+        # after the layers whose figures its own explain
+        place = len(shapes)
+        jobs.insert(
+            place, ('networks', partial(network_case, device, *network))
+        )
+    end = time.monotonic() + 60 * args.minutes
+    for done, (kind, job) in enumerate(jobs):
+        if time.monotonic() > end:
+            results['left_out'] = len(jobs) - done
+            print(f'{len(jobs) - done} cases are left out: time is up')
+            break
+        results[kind].append(job())
+        results['summary'] = summary(results['layers'])
+        results['ways'] = [
+            dict(key=list(map(str, key)), way=way)
+            for key, way in triton_conv.chosen.items()
+        ]
+        if args.out:
+            write(results, args.out)
     print(json.dumps(results['summary'], indent=1))
 
 

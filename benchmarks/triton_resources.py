@@ -68,6 +68,7 @@ def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> dict:
     matrix = torch.empty(64, 64, *geometry[0], device='meta')
 
     def record(kernel: str, arguments: dict) -> None:
+        arguments = arguments | dict(bits=17)
         found[kernel, variant(arguments)] = arguments
 
     with patch.object(triton_launch, 'start', record):
@@ -112,16 +113,16 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
     assert values.keys() == set(function.arg_names), kernel
     for place, name in enumerate(function.arg_names):
         value = values[name]
-        constant = function.params[place].is_constexpr
+        parameter = function.params[place]
         if isinstance(value, torch.Tensor):
             signature[name] = TYPES[value.dtype]
             attributes[(place,)] = [['tt.divisibility', 16]]
-        elif constant or value is None or value == 1:
+        elif parameter.is_constexpr or value is None or value == 1:
             signature[name] = 'constexpr'
             constants[name] = value
         else:
             signature[name] = 'i32' if value < 2**31 else 'i64'
-            if value % 16 == 0:
+            if value % 16 == 0 and not parameter.do_not_specialize:
                 attributes[(place,)] = [['tt.divisibility', 16]]
     log = io.StringIO()
     with (

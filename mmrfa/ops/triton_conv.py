@@ -28,7 +28,7 @@ MOST_TAPS = 9  # the window of a position lies in registers
 # GPU's processors, whose registers one fills. More write more partial sums.
 SUM_PROGRAMS = 132
 
-_fastest = {}
+chosen: dict[tuple, str] = {}  # the fastest way, by what it depends on
 
 
 def ways(
@@ -57,7 +57,7 @@ def fastest(choices: dict[str, Callable], key: tuple) -> Callable:
     first = next(iter(choices))
     if len(choices) == 1 or triton_launch.interpreted():
         return choices[first]
-    if key not in _fastest:
+    if key not in chosen:
         if (
             torch.cuda.is_current_stream_capturing()
             or torch.are_deterministic_algorithms_enabled()
@@ -69,15 +69,20 @@ def fastest(choices: dict[str, Callable], key: tuple) -> Callable:
             name: do_bench(call, warmup=5, rep=20, return_mode='median')
             for name, call in choices.items()
         }
-        _fastest[key] = min(spent, key=spent.get)
-    return choices[_fastest[key]]
+        chosen[key] = min(spent, key=spent.get)
+    return choices[chosen[key]]
 
 
 def measured(run: Callable, x: Tensor, taps: Tensor, *rest) -> object:
     """``run(way, x, taps, ...)`` by the fastest of the ways."""
-    *_, groups, unfold = rest
-    key = run.__name__, x.device, x.dtype, x.shape, x.stride(), taps.shape
-    key += tuple(tuple(r) for r in rest if isinstance(r, list))
+    *_, stride, padding, dilation, groups, unfold = rest
+    size = out_size(x, taps.shape[2:], stride, padding, dilation)
+    key = (
+        *(run.__name__, x.device, x.dtype, layout_of(x), taps.shape),
+        *(*stride, *dilation),
+        # the order of magnitude, as for tiles
+        (x.size(0) * size[0] * size[1]).bit_length(),
+    )
     choices = {
         way: lambda way=way: run(way, x, taps, *rest)
         for way in ways(x, taps, groups, unfold)

@@ -15,6 +15,7 @@ from mmrfa.ops.triton_kernels import (
     _mean,
     _softmax,
     _split,
+    kernel,
 )
 
 
@@ -32,7 +33,7 @@ def _row(c, CHANNELS: tl.constexpr, WIDE: tl.constexpr):
     return c, there
 
 
-@triton.jit
+@kernel
 def conv(
     x,
     gain,
@@ -42,6 +43,7 @@ def conv(
     bias,
     out,
     count,
+    bits,
     height,
     width,
     out_height,
@@ -105,7 +107,7 @@ def conv(
     tl.store(out + p * OUTPUTS + o, total, mask=ok & (o < OUTPUTS))
 
 
-@triton.jit
+@kernel
 def conv_weight(
     x,
     gain,
@@ -114,6 +116,7 @@ def conv_weight(
     grad,
     sums,
     count,
+    bits,
     span,
     height,
     width,

@@ -7,9 +7,14 @@ Arithmetic is in float32. Vectors of the channels lie with the channel last:
 weight (K, K, C), shift and gain (K, C). Derivations in ``rfa/README.md``.
 """
 
+from functools import partial
+
 import triton
 import triton.language as tl
 
+# Compiled once for all sizes. ``bits``, those of ``count``, has no effect:
+# tiles are tuned for each order of magnitude, not for each size.
+kernel = partial(triton.jit, do_not_specialize=['count', 'bits', 'span'])
 # Kernels see the module's values at import; so does triton's interpreter.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -139,7 +144,7 @@ def _activation(
     return value
 
 
-@triton.jit
+@kernel
 def features(
     x,
     gain,
@@ -147,6 +152,7 @@ def features(
     shift,
     y,
     count,
+    bits,
     height,
     width,
     out_height,
@@ -228,7 +234,7 @@ def features(
         tl.store(pointers + t * yt, value, mask=mask)
 
 
-@triton.jit
+@kernel
 def features_backward(
     grad,
     taps,
@@ -239,6 +245,7 @@ def features_backward(
     z,
     gain_sums,
     count,
+    bits,
     span,
     height,
     width,
@@ -366,7 +373,7 @@ def features_backward(
         )
 
 
-@triton.jit
+@kernel
 def unfold_backward(
     grad,
     x,
@@ -374,6 +381,7 @@ def unfold_backward(
     shift,
     z,
     count,
+    bits,
     height,
     width,
     out_height,
@@ -454,7 +462,7 @@ def unfold_backward(
         tl.store(pointers + (TAPS + t) * zt, share * dy, mask=mask)
 
 
-@triton.jit
+@kernel
 def input_gradient(
     z,
     x,
@@ -462,6 +470,7 @@ def input_gradient(
     vector,
     dx,
     count,
+    bits,
     height,
     width,
     out_height,
@@ -559,13 +568,14 @@ def input_gradient(
     )
 
 
-@triton.jit
+@kernel
 def outer_sums(
     z,
     x,
     centre,
     sums,
     count,
+    bits,
     span,
     height,
     width,

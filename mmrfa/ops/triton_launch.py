@@ -139,6 +139,7 @@ def start(name: str, arguments: dict) -> None:
     """Run a kernel with the tile that is best, or simulated the largest."""
     taps = arguments['KH'] * arguments['KW']
     last = channels_last(arguments['x']) or name in LAST_ONLY
+    arguments = arguments | dict(bits=arguments['count'].bit_length())
 
     def grid(tile: dict) -> tuple[int, ...]:
         sizes = arguments | dict(TAPS=taps)
@@ -162,13 +163,28 @@ def start(name: str, arguments: dict) -> None:
 
 @cache
 def tuned(name: str, last: bool, taps: int, wide: bool):
-    """A kernel as Triton's tuner runs it: measured once for every key."""
+    """A kernel as Triton's tuner runs it: measured once for every key.
+
+    Results are kept on disk, so that the next run need not measure again.
+    """
     import triton
 
     choices = []
     for choice in configs(name, last, taps, wide):
         options = {k: choice.pop(k) for k in OPTIONS}
         choices.append(triton.Config(choice, **options))
-    key = ['CHANNELS', 'OUTPUTS', 'count', 'height', 'width']
-    key += ['ATTEND', 'UNFOLD', 'FROM_X', 'KH', 'KW', 'SH', 'SW', 'DH', 'DW']
+    key = [
+        'CHANNELS',
+        'OUTPUTS',
+        'bits',
+        'ATTEND',
+        'UNFOLD',
+        'FROM_X',
+        'KH',
+        'KW',
+        'SH',
+        'SW',
+        'DH',
+        'DW',
+    ]
     return triton.autotune(choices, key, cache_results=True)(kernel(name))

@@ -212,7 +212,7 @@ def test_fastest_way_is_measured_once(monkeypatch):
         timed.append(call())
         return spent[timed[-1]]
 
-    monkeypatch.setattr(triton_conv, '_fastest', {})
+    monkeypatch.setattr(triton_conv, 'chosen', {})
     monkeypatch.setattr(triton.testing, 'do_bench', clock)
     choices = {name: lambda name=name: name for name in spent}
     assert triton_conv.fastest(choices, 'key')() == 'fused'  # simulated
