@@ -48,6 +48,19 @@ def kernels() -> None:
 
 
 @pytest.fixture
+def triton() -> None:
+    """Skip where Triton is missing; CI installs it and fails."""
+    from mmrfa.ops import triton_launch
+
+    reason = triton_launch.unavailable()
+    if reason is None:
+        return
+    if os.environ.get('MMRFA_REQUIRE_TRITON') == '1':
+        pytest.fail(f'backend triton: {reason}')
+    pytest.skip(f'backend triton: {reason}')
+
+
+@pytest.fixture
 def own_choice():
     """The operators choose their form, whatever MMRFA_BACKEND says.
 

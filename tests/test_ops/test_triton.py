@@ -37,6 +37,7 @@ LAYERS = {
     'RFCAConv': RFCAConv,
 }
 every_layer = pytest.mark.parametrize('layer', LAYERS.values(), ids=LAYERS)
+pytestmark = pytest.mark.usefixtures('triton')
 on_gpu = pytest.mark.skipif(DEVICE == 'cpu', reason='needs a CUDA device')
 # kernel, stride, padding, dilation of (2, 3, 5, 4)
 GEOMETRIES = [
@@ -53,16 +54,6 @@ LAYOUTS = {
 every_layout = pytest.mark.parametrize('layout', LAYOUTS)
 every_geometry = pytest.mark.parametrize('geometry', GEOMETRIES, ids=str)
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-
-
-@pytest.fixture(autouse=True)
-def triton():
-    reason = triton_launch.unavailable()
-    if reason is None:
-        return
-    if os.environ.get('MMRFA_REQUIRE_TRITON') == '1':  # CI installs it
-        pytest.fail(f'backend triton: {reason}')
-    pytest.skip(f'backend triton: {reason}')
 
 
 # The operators against plain PyTorch in float64 ----------------------------
