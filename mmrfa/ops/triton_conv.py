@@ -35,16 +35,12 @@ def ways(
     x: Tensor, taps: Tensor, groups: int, unfold: bool
 ) -> tuple[str, ...]:
     """The ways that an input can take, the one to take unmeasured first."""
+    # In float32, cuDNN follows the user's choice of precision.
     narrow = x.dtype.itemsize == 2 or triton_launch.interpreted()
-    if (
-        unfold
-        or groups > 1
-        or taps.shape[2:].numel() > MOST_TAPS
-        or not narrow
-    ):
-        # cuDNN follows the user's choice for float32 matrix products.
-        return ('planes',)
-    return ('fused', 'planes')
+    few = taps.shape[2:].numel() <= MOST_TAPS
+    if narrow and few and groups == 1 and not unfold:
+        return ('fused', 'planes')
+    return ('planes',)
 
 
 def fastest(choices: dict[str, Callable], key: tuple) -> Callable:
@@ -129,25 +125,12 @@ def conv(
     Returns:
         Tensor: (N, O, Ho, Wo), dtype of x, channels last where those of x are.
     """
-    geometry = (stride, padding, dilation, groups, unfold)
-    return measured(_conv, x, taps, gain, weight, shift, bias, *geometry)
+    rest = (stride, padding, dilation, groups, unfold)
+    return measured(_conv, x, taps, gain, weight, shift, bias, *rest)
 
 
-def _conv(
-    way,
-    x,
-    taps,
-    gain,
-    weight,
-    shift,
-    bias,
-    stride,
-    padding,
-    dilation,
-    groups,
-    unfold,
-) -> Tensor:
-    geometry = (list(taps.shape[2:]), stride, padding, dilation)
+def _conv(way, x, taps, gain, weight, shift, bias, *rest) -> Tensor:
+    *geometry, groups, unfold = list(taps.shape[2:]), *rest
     if way == 'planes':
         y = features(x, gain, weight, shift, *geometry, unfold)
         bias = None if bias is None else bias.to(x.dtype)
@@ -176,20 +159,8 @@ def _conv(
     return out.contiguous(memory_format=layout_of(x))
 
 
-def conv_fake(
-    x,
-    gain,
-    weight,
-    shift,
-    taps,
-    bias,
-    stride,
-    padding,
-    dilation,
-    groups,
-    unfold,
-) -> Tensor:
-    size = out_size(x, taps.shape[2:], stride, padding, dilation)
+def conv_fake(x, gain, weight, shift, taps, bias, *rest) -> Tensor:
+    size = out_size(x, taps.shape[2:], *rest[:3])
     return torch.empty(
         (x.size(0), taps.size(0), *size),
         dtype=x.dtype,
@@ -216,27 +187,12 @@ def conv_backward(
     The features are computed once more. ``fused`` writes the gradient of the
     activations down, K + 1 planes; ``planes`` also the features and theirs.
     """
-    geometry = (stride, padding, dilation, groups, unfold)
-    return measured(
-        _conv_backward, x, taps, gain, weight, shift, grad, *geometry
-    )
+    rest = (stride, padding, dilation, groups, unfold)
+    return measured(_conv_backward, x, taps, gain, weight, shift, grad, *rest)
 
 
-def _conv_backward(
-    way,
-    x,
-    taps,
-    gain,
-    weight,
-    shift,
-    grad,
-    stride,
-    padding,
-    dilation,
-    groups,
-    unfold,
-) -> tuple[Tensor, ...]:
-    geometry = (list(taps.shape[2:]), stride, padding, dilation)
+def _conv_backward(way, x, taps, gain, weight, shift, grad, *rest) -> tuple:
+    *geometry, groups, unfold = list(taps.shape[2:]), *rest
     if way == 'planes':
         y = features(x, gain, weight, shift, *geometry, unfold)
         dy, dtaps = sum_over_taps_backward(grad, y, taps.to(x.dtype), groups)
@@ -244,13 +200,13 @@ def _conv_backward(
         found = gradients(x, gain, weight, shift, geometry, unfold, dy)
     else:
         last = x.contiguous(memory_format=torch.channels_last)
-        dout = grad.permute(0, 2, 3, 1).contiguous()
-        dtaps = taps_gradient(last, gain, weight, shift, geometry, dout)
+        dsum = grad.permute(0, 2, 3, 1).contiguous()
+        dtaps = taps_gradient(last, gain, weight, shift, geometry, dsum)
         dtaps = dtaps.view(*taps.shape[2:], *dtaps.shape[1:])
         dtaps = dtaps.permute(3, 2, 0, 1)
         matrix = last_output(taps, x.dtype)
         found = gradients(
-            last, gain, weight, shift, geometry, False, dout, matrix
+            last, gain, weight, shift, geometry, False, dsum, matrix
         )
     dx, *rest = found
     dx = dx.contiguous(memory_format=layout_of(x))
@@ -258,27 +214,26 @@ def _conv_backward(
     return dx, *rest, dtaps.to(taps.dtype).contiguous(memory_format=whole)
 
 
-def taps_gradient(x, gain, weight, shift, geometry, dout: Tensor) -> Tensor:
+def taps_gradient(x, gain, weight, shift, geometry, dsum: Tensor) -> Tensor:
     """Gradient (K, C, O) of the last sum's weight, float32."""
-    arguments = common(x, *geometry)
-    taps, channels, outputs = gain.size(1), x.size(1), dout.size(3)
-    count = dout[..., 0].numel()
+    taps, channels, outputs = gain.size(1), x.size(1), dsum.size(3)
+    count = dsum[..., 0].numel()
     blocks = -(-channels // 32) * -(-outputs // 64)
-    span, number = triton_launch.pieces(count, SUM_PROGRAMS // blocks)
-    sums = dout.new_empty(number, taps, channels, outputs, dtype=torch.float32)
+    span, number = triton_launch.pieces(x, count, SUM_PROGRAMS // blocks)
+    sums = dsum.new_empty(number, taps, channels, outputs, dtype=torch.float32)
     triton_launch.start(
         'conv_weight',
-        arguments
+        common(x, *geometry)
         | dict(
             gain=last_channel(gain),
             weight=last_channel(weight),
             shift=last_channel(shift),
-            grad=dout,
+            grad=dsum,
             sums=sums,
             count=count,
             span=span,
             OUTPUTS=outputs,
-            WIDE=is_wide(x, dout),
+            WIDE=is_wide(x, dsum),
         ),
     )
     return sums.sum(0)

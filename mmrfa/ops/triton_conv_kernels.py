@@ -168,7 +168,7 @@ def conv_weight(
         top, scale = _softmax(gain + c, mean, there, CHANNELS, TAPS)
         if WIDE:
             p = p.to(tl.int64)
-        dout = tl.load(
+        dsum = tl.load(
             grad + p * OUTPUTS + o, mask=ok & (o < OUTPUTS), other=0
         )
         moved = ()
@@ -179,8 +179,8 @@ def conv_weight(
             value = tl.where(value <= 0, 0.0, value)
             score = mean * tl.load(gain + t * CHANNELS + c, mask=there)
             value *= tl.exp(score - top) * scale
-            value = tl.trans(value.to(dout.dtype))
-            moved = moved + (_dot(value, dout, total[t]),)
+            value = tl.trans(value.to(dsum.dtype))
+            moved = moved + (_dot(value, dsum, total[t]),)
         total = moved
     column = place + tl.arange(0, BLOCK_C)[:, None]
     mask = (column < CHANNELS) & (o < OUTPUTS)

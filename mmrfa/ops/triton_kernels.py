@@ -329,7 +329,7 @@ def features_backward(
                 dy = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
                 for first_o in range(0, OUTPUTS, BLOCK_O):
                     o = first_o + tl.arange(0, BLOCK_O)
-                    dout = tl.load(
+                    dsum = tl.load(
                         grads + o[None, :],
                         mask=ok & (o[None, :] < OUTPUTS),
                         other=0,
@@ -339,7 +339,7 @@ def features_backward(
                         mask=there & (o[:, None] < OUTPUTS),
                         other=0,
                     )
-                    dy = _dot(dout, matrix, dy)
+                    dy = _dot(dsum, matrix, dy)
             else:
                 dy = tl.load(grads + t * gt, mask=mask, other=0)
                 dy = dy.to(tl.float32)

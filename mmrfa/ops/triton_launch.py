@@ -16,8 +16,9 @@ from mmrfa.ops.triton_configs import LAST_ONLY, OPTIONS, axes, configs
 OLDEST = (3, 7)  # that the tests have run with
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LONGEST = 7  # kernel side: the loops over taps are unrolled
-# A sum over positions is cut into pieces of a multiple of so many positions.
-SHORTEST_SPAN = 512
+# A sum over positions is cut into pieces of a multiple of so many positions,
+# and of the tiles where channels lie first or last.
+SHORTEST_SPANS = {'first': 512, 'last': 128}
 
 
 @cache
@@ -127,11 +128,12 @@ def strides(prefix: str, tensor: Tensor) -> dict[str, int]:
     return {prefix + a: s for a, s in zip(axes, tensor.stride())}
 
 
-def pieces(positions: int, most: int) -> tuple[int, int]:
+def pieces(x: Tensor, positions: int, most: int) -> tuple[int, int]:
     """How a sum over positions is cut: length and number of the pieces."""
-    number = min(positions // SHORTEST_SPAN, most)
+    shortest = SHORTEST_SPANS['last' if channels_last(x) else 'first']
+    number = min(positions // shortest, most)
     span = -(-positions // max(1, number))
-    span = -(-span // SHORTEST_SPAN) * SHORTEST_SPAN  # whole tiles
+    span = -(-span // shortest) * shortest  # whole tiles
     return span, -(-positions // span)
 
 
@@ -173,18 +175,6 @@ def tuned(name: str, last: bool, taps: int, wide: bool):
     for choice in configs(name, last, taps, wide):
         options = {k: choice.pop(k) for k in OPTIONS}
         choices.append(triton.Config(choice, **options))
-    key = [
-        'CHANNELS',
-        'OUTPUTS',
-        'bits',
-        'ATTEND',
-        'UNFOLD',
-        'FROM_X',
-        'KH',
-        'KW',
-        'SH',
-        'SW',
-        'DH',
-        'DW',
-    ]
+    key = 'CHANNELS OUTPUTS bits ATTEND UNFOLD FROM_X'
+    key = f'{key} KH KW SH SW DH DW'.split()
     return triton.autotune(choices, key, cache_results=True)(kernel(name))

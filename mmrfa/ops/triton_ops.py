@@ -135,7 +135,7 @@ def gradients(
     more = taps if unfold else int(attends)
     z = planes(x, taps + more, height, width)
     outputs = x.size(0) * height * width
-    span, number = pieces(outputs, MOST_PROGRAMS // columns(x))
+    span, number = pieces(x, outputs, MOST_PROGRAMS // columns(x))
     wide = is_wide(x, z, grad)
     gain_sums = x.new_empty(
         number if attends else 0, taps, channels, dtype=torch.float32
@@ -230,7 +230,7 @@ def moments(
     taps = kernel[0] * kernel[1]
     arguments = common(x, kernel, stride, padding, dilation)
     outputs = x.size(0) * arguments['out_height'] * arguments['out_width']
-    span, number = pieces(outputs, MOST_PROGRAMS // columns(x))
+    span, number = pieces(x, outputs, MOST_PROGRAMS // columns(x))
     centre = x.mean((0, 2, 3), dtype=torch.float32)
     sums = x.new_empty(number, taps, taps + 1, x.size(1), dtype=torch.float32)
     triton_launch.start(

@@ -273,12 +273,14 @@ def test_seven_taps_a_side():
 
 def test_a_sum_in_pieces(monkeypatch):
     """Many programs share a sum; equal inputs give equal gradients."""
-    monkeypatch.setattr(triton_launch, 'SHORTEST_SPAN', 3)
+    monkeypatch.setitem(triton_launch.SHORTEST_SPANS, 'last', 3)
     args = (*inputs(GEOMETRIES[2], layout='last'), *GEOMETRIES[2])
-    assert triton_launch.pieces(30, 100)[1] == 10
+    assert triton_launch.pieces(args[0], 30, 100)[1] == 10
     compare('features', args, TOLERANCE[torch.float32])
     x = args[0].detach().requires_grad_()
     compare('moments', (x, *GEOMETRIES[2]), TOLERANCE[torch.float32])
+    args = conv_inputs(GEOMETRIES[2], layout='last')
+    compare('conv', args, TOLERANCE[torch.float32])
 
 
 def test_wide_offsets(monkeypatch):
