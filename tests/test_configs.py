@@ -288,6 +288,33 @@ def test_inheritance_is_short(name):
     assert len(path.read_text().splitlines()) <= 15
 
 
+@pytest.mark.parametrize('conv', ['rfa', 'rfca', 'aw'])
+def test_detector_starts_as_its_plain_twin(conv, tmp_path):
+    """In training mode: its norms are frozen, and the checkpoint is plain."""
+    plain, ours = (
+        load(f'faster_rcnn/faster-rcnn_r50{which}_fpn_1x_coco.py')
+        for which in ('', f'-{conv}')
+    )
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        twin = MODELS.build({**plain.model.backbone, 'init_cfg': None})
+        for module in twin.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2)
+        torch.save(twin.state_dict(), tmp_path / 'plain.pth')
+        ours.merge_from_dict(
+            {'model.backbone.init_cfg.checkpoint': f'{tmp_path}/plain.pth'}
+        )
+        net = MODELS.build(ours.model.backbone)
+    net.init_weights()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        pairs = zip(net.train()(x), twin.train()(x), strict=True)
+    for found, expected in pairs:
+        assert (found - expected).norm() < 1e-4 * expected.norm()
+
+
 @pytest.mark.parametrize('name', ZOO)
 def test_starts_from_weights_that_can_be_turned_off(name):
     cfg = load(name)
@@ -301,11 +328,12 @@ def test_starts_from_weights_that_can_be_turned_off(name):
         assert backbone.init_cfg.checkpoint == expected
         assert backbone.type == 'RFAResNetV1c'
         local = {}
+        # Frozen norms of the operators need statistics.
+        kind = 'PretrainedResNet' if backbone.norm_eval else 'Pretrained'
+        assert backbone.init_cfg.type == kind
     local['model.backbone.init_cfg.checkpoint'] = 'a.pth'
     cfg.merge_from_dict(local)
-    assert cfg.model.backbone.init_cfg == dict(
-        type='Pretrained', checkpoint='a.pth'
-    )
+    assert cfg.model.backbone.init_cfg.checkpoint == 'a.pth'
     cfg.merge_from_dict({'model.backbone.init_cfg': None})
     assert cfg.model.backbone.init_cfg is None
 

@@ -191,8 +191,9 @@ def _check(
             why = 'no such name in an ordinary ResNet'
             if re.match(r'layer\d\.\d+\.conv\d\..*\.', name):
                 why = (
-                    'it has an operator there already; for the checkpoints '
-                    'of the RFAConv authors take rfaconv_to_mmrfa.py'
+                    'it has an operator there already: init_cfg of type '
+                    'Pretrained takes it (for the checkpoints of the RFAConv '
+                    'authors, behind rfaconv_to_mmrfa.py)'
                 )
             raise InputError(f'checkpoint {source}: got {origin[name]}, {why}')
         if value.shape != wanted[name].shape:

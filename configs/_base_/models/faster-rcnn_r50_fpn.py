@@ -20,8 +20,10 @@ model = dict(
         norm_cfg=dict(type='BN', requires_grad=True),
         norm_eval=True,
         style='pytorch',
+        # norm_eval freezes the norms inside of the operators too: this type
+        # gives them statistics, and the operators the plain convolutions.
         init_cfg=dict(
-            type='Pretrained', checkpoint='open-mmlab://resnet50_v1c'
+            type='PretrainedResNet', checkpoint='open-mmlab://resnet50_v1c'
         ),
     ),
     neck=dict(
