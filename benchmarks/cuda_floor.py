@@ -3,52 +3,68 @@
     python benchmarks/cuda_floor.py
 
 prints the table of ``mmrfa/ops/rfa/README.md``. Nothing is measured: a step
-takes the longest of its memory traffic, its vector arithmetic and its matrix
-product at the rates that the card is sold with, and steps follow each other.
-Columns: Conv2d / least / fused / planes.
+takes the longest of its memory traffic, vector arithmetic, exponentials and
+matrix product at the rates that the card is sold with, and steps follow each
+other. Figures: Conv2d / least / chip / memory.
 """
 
 from report import table
 
 # Bytes a second, float32 vector and bfloat16 matrix operations a second.
+# Exponentials have units of their own: 1 for 8 vector multiply-adds.
 CARDS = {
     'H100': (3.35e12, 67e12, 990e12),
     'H200': (4.8e12, 67e12, 990e12),
 }
+EXPONENTIAL = 8
 # Channels in and out and pixels of the 3x3 layers of ResNet-18 at 224x224.
 SHAPES = [(64, 56), (128, 28), (256, 14), (512, 7)]
 BATCH, TAPS, SIZE = 32, 9, 2  # bfloat16
 PLANES = TAPS * SIZE
 
 # A step, per value of the input, which is as large as the output: bytes,
-# vector multiply-adds, 1 where the step is a product with the O x C*K weight,
-# and how many outputs a tile has where it makes its features once for each.
-# Exponentials go to units of their own, at a quarter of the rate of these.
-FEATURES = (SIZE + PLANES, 81 + 9 + 4 * TAPS, 0, None)
-PRODUCT = (PLANES + SIZE, 0, 1, None)
-MOMENTS = (SIZE, 45 + 9, 0, None)
-SUMS = (SIZE + PLANES, 81 + 9, 0, None)  # for the gradient of v and b
-GATHER = (PLANES + SIZE + SIZE, 81 + 9, 0, None)  # gradient of the input
-STATISTICS = [
-    (2 * SIZE, 81, 0, None),  # the input's gradient through the moments
-    (3 * SIZE, 1, 0, None),  # the sum of its two parts
+# vector multiply-adds, exponentials, 1 where the step is a product with the
+# O x C*K weight, and how many outputs a tile has where it makes its features
+# once for each. An exponential is made for the sum of the softmax and again
+# for its terms.
+FORWARD = (81 + 9 + 4 * TAPS, 2 * TAPS)
+BACKWARD = (81 + 9 + 8 * TAPS, 3 * TAPS)
+FEATURES = (SIZE + PLANES, *FORWARD, 0, None)
+PRODUCT = (PLANES + SIZE, 0, 0, 1, None)
+MOMENTS = (SIZE, 45 + 9, 0, 0, None)
+REST = [
+    (SIZE + PLANES, 81 + 9, 0, 0, None),  # sums, for the gradient of v and b
+    (PLANES + SIZE + SIZE, 81 + 9, 0, 0, None),  # gradient of the input
+    (2 * SIZE, 81, 0, 0, None),  # its part through the moments
+    (3 * SIZE, 1, 0, 0, None),  # the sum of the two parts
 ]
 STEPS = {
-    # The ways of mmrfa/ops/triton_conv.py.
-    'fused': {
-        'inference': [(2 * SIZE, 81 + 9 + 4 * TAPS, 1, 256)],
+    'Conv2d': {
+        'inference': [(2 * SIZE, 0, 0, 1, None)],
+        'training': [(6 * SIZE, 0, 0, 3, None)],
+    },
+    # What cannot be avoided: each tensor of the size of the input once a pass,
+    # two passes each way where statistics of the whole batch are needed, and
+    # each exponential once.
+    'least': {
+        'inference': [(2 * SIZE, 81 + 9 + 4 * TAPS, TAPS, 1, None)],
         'training': [
-            MOMENTS,
-            (2 * SIZE, 81 + 9 + 4 * TAPS, 1, 256),
-            (2 * SIZE, 81 + 9 + 4 * TAPS, 1, 128),  # gradient of the weight
-            # gradient of the activations
-            (2 * SIZE + PLANES + SIZE, 81 + 9 + 8 * TAPS, 1, None),
-            SUMS,
-            GATHER,
-            *STATISTICS,
+            (9 * SIZE, 54 + 2 * 126 + 3 * 81, 2 * TAPS, 3, None),
         ],
     },
-    'planes': {
+    # The ways of mmrfa/ops/triton_conv.py.
+    'chip': {
+        'inference': [(2 * SIZE, *FORWARD, 1, 256)],
+        'training': [
+            MOMENTS,
+            (2 * SIZE, *FORWARD, 1, 256),
+            (2 * SIZE, *FORWARD, 1, 128),  # gradient of the weight
+            # gradient of the activations
+            (2 * SIZE + PLANES + SIZE, *BACKWARD, 1, None),
+            *REST,
+        ],
+    },
+    'memory': {
         'inference': [FEATURES, PRODUCT],
         'training': [
             MOMENTS,
@@ -57,41 +73,30 @@ STEPS = {
             FEATURES,  # again, for the gradient of the weight
             PRODUCT,  # gradient of the weight
             PRODUCT,  # gradient of the weighted features
-            (SIZE + 2 * PLANES + SIZE, 81 + 9 + 8 * TAPS, 0, None),
-            SUMS,
-            GATHER,
-            *STATISTICS,
+            (SIZE + 2 * PLANES + SIZE, *BACKWARD, 0, None),
+            *REST,
         ],
     },
 }
-# What cannot be avoided: each tensor of the size of the input once a pass,
-# and two passes each way where statistics of the whole batch are needed.
-STEPS['least'] = {
-    'inference': [(2 * SIZE, 81 + 9 + 4 * TAPS, 1, None)],
-    'training': [(9 * SIZE, 54 + 2 * 126 + 3 * 81, 3, None)],
-}
-STEPS['Conv2d'] = {
-    'inference': [(2 * SIZE, 0, 1, None)],
-    'training': [(6 * SIZE, 0, 3, None)],
-}
-SHOWN = ('Conv2d', 'least', 'fused', 'planes')
 
 
 def repeated(step: tuple, channels: int) -> int:
     """How often a step makes its features."""
-    outputs = step[3]
+    outputs = step[4]
     return -(-channels // outputs) if outputs else 1
 
 
 def seconds(step: tuple, channels: int, pixels: int, card: str) -> float:
     """The least time of one step."""
     bandwidth, vector, matrix = CARDS[card]
-    traffic, adds, products, _ = step
+    traffic, adds, exponentials, products, _ = step
     values = BATCH * channels * pixels**2
     weight = products * channels * channels * PLANES
+    times = 2 * repeated(step, channels)
     return max(
         (values * traffic + weight) / bandwidth,
-        values * 2 * adds * repeated(step, channels) / vector,
+        values * adds * times / vector,
+        values * exponentials * EXPONENTIAL * times / vector,
         values * 2 * products * TAPS * channels / matrix,
     )
 
@@ -116,7 +121,7 @@ def floors() -> list[str]:
     for channels, pixels in SHAPES:
         for name in ('inference', 'training'):
             ways = [
-                totals(STEPS[way][name], channels, pixels) for way in SHOWN
+                totals(way[name], channels, pixels) for way in STEPS.values()
             ]
             row = [f'{channels} @ {pixels}x{pixels}', name]
             for column in ways[0]:

@@ -5,12 +5,12 @@
 compiles every kernel with every tile of ``mmrfa/ops/triton_configs.py`` to
 machine code for sm_80 and sm_90, refuses spilled registers, and writes
 ``benchmarks/results/triton_resources.md`` and ``.json``: 3x3 with stride 1 in
-every data type and for both targets, other sizes, and offsets of 63 bits
-(WIDE), in one of the six after the other. ``--all`` takes all six everywhere,
-``--sample`` one for each kernel and tile. The kernels are recorded from the
-operators on tensors without memory, with the shapes of a ResNet-18, so
-arguments are specialised as on a GPU. Needs Linux and triton, which brings
-NVIDIA's assembler.
+every data type and for both targets; other kernel sizes, strides, a number of
+channels that nothing divides, and offsets of 63 bits (WIDE) in one of the six
+after the other. ``--all`` takes all six everywhere, ``--sample`` one for each
+kernel and tile. The kernels are recorded from the operators on tensors without
+memory, so that arguments are specialised as on a GPU. Needs Linux and triton,
+which brings NVIDIA's assembler.
 """
 
 import argparse
@@ -40,15 +40,18 @@ TYPES = {
     torch.bfloat16: '*bf16',
 }
 RESULTS = Path(__file__).parent / 'results/triton_resources'
-# Kernel, stride, padding, dilation
+# Kernel, stride, padding, dilation; channels and outputs
 GEOMETRIES = [(3, 1, 1, 1), (3, 2, 2, 2), (5, 1, 2, 1), (7, 1, 3, 1)]
+CASES = [(geometry, 64, 64) for geometry in GEOMETRIES]
+# Neither whole tiles nor loads of several values; with a bias.
+ODD = (GEOMETRIES[0], 41, 70)
 
 
-def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> dict:
+def recorded(case: tuple, dtype: torch.dtype, last: bool) -> dict:
     """The kernels that the operators start, with their arguments.
 
     Args:
-        geometry (tuple): kernel, stride, padding and dilation, in pixels.
+        case (tuple): one of CASES.
         dtype (torch.dtype): of the input.
         last (bool): whether the channels lie last.
 
@@ -58,14 +61,17 @@ def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> dict:
         backward of each.
     """
     found = {}
+    geometry, channels, outputs = case
     geometry = [[value, value] for value in geometry]
     taps = geometry[0][0] ** 2
-    x = torch.empty(32, 64, 56, 56, dtype=dtype, device='meta')
+    size = 56 if case != ODD else 57
+    x = torch.empty(32, channels, size, size, dtype=dtype, device='meta')
     if last:
         x = x.contiguous(memory_format=torch.channels_last)
-    shift = torch.empty(64, taps, device='meta')
-    weight = torch.empty(64, taps, taps, device='meta')
-    matrix = torch.empty(64, 64, *geometry[0], device='meta')
+    shift = torch.empty(channels, taps, device='meta')
+    weight = torch.empty(channels, taps, taps, device='meta')
+    matrix = torch.empty(outputs, channels, *geometry[0], device='meta')
+    bias = torch.empty(outputs, device='meta') if case == ODD else None
 
     def record(kernel: str, arguments: dict) -> None:
         arguments = arguments | dict(bits=17)
@@ -78,14 +84,11 @@ def recorded(geometry: tuple, dtype: torch.dtype, last: bool) -> dict:
             triton_ops.features_backward(y, *inputs)
         mean, covariance = triton_ops.moments(x, *geometry)
         triton_ops.moments_backward(mean, covariance, x, mean, *geometry)
-        if last and 'fused' in triton_conv.ways(x, matrix, 1, False):
+        if last and 'chip' in triton_conv.ways(x, matrix, 1, False):
             inputs = (matrix, shift, weight, shift)
-            out = triton_conv._conv(
-                'fused', x, *inputs, None, *geometry[1:], 1, False
-            )
-            triton_conv._conv_backward(
-                'fused', x, *inputs, out, *geometry[1:], 1, False
-            )
+            rest = (*geometry[1:], 1, False)
+            out = triton_conv._conv('chip', x, *inputs, bias, *rest)
+            triton_conv._conv_backward('chip', x, *inputs, out, *rest)
     return found
 
 
@@ -147,28 +150,25 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
 
 def jobs(extent: str | None) -> list[tuple]:
     """What to compile: ``'all'``, a ``'sample'`` or what lies between."""
+    cases = CASES + [ODD]
+    if extent == 'sample':
+        cases = [CASES[0], CASES[-1]]
     found = []
-    for geometry, last in product(GEOMETRIES, (True, False)):
-        usual = geometry == GEOMETRIES[0]
-        if extent == 'sample' and geometry not in (
-            GEOMETRIES[0],
-            GEOMETRIES[-1],
-        ):
-            continue
-        by_type = {d: recorded(geometry, d, last) for d in TYPES}
+    for case, last in product(cases, (True, False)):
+        by_type = {d: recorded(case, d, last) for d in TYPES}
+        every = extent == 'all' or (extent is None and case == CASES[0])
         for kernel, what in by_type[torch.bfloat16]:
             grid = [
                 (by_type[dtype][kernel, what], arch)
                 for dtype, arch in product(TYPES, ARCHS)
                 if (kernel, what) in by_type[dtype]
             ]
-            taps = geometry[0] ** 2
+            taps = case[0][0] ** 2
             for tile in configs(kernel, last, taps, wide=False):
-                chosen = grid
-                if extent == 'sample' or (not usual and extent != 'all'):
-                    chosen = [grid[len(found) % len(grid)]]
-                found += [(kernel, *one, tile) for one in chosen]
-            if not usual or extent == 'sample':
+                one = grid[len(found) % len(grid)]
+                for arguments, arch in grid if every else [one]:
+                    found.append((kernel, arguments, arch, tile))
+            if case != CASES[0] or extent == 'sample':
                 continue
             for tile in configs(kernel, last, taps, wide=True):
                 arguments, arch = grid[len(found) % len(grid)]
@@ -187,6 +187,7 @@ def rows(extent: str | None, share: tuple[int, int] = (0, 1)) -> list[dict]:
             dict(
                 kernel=kernel,
                 variant=variant(arguments),
+                channels=arguments['CHANNELS'],
                 taps=arguments['KH'] * arguments['KW'],
                 stride=arguments['SH'],
                 layout='last' if last else 'first',
@@ -233,7 +234,7 @@ def tables(results: dict) -> list[str]:
     ]
     groups = {}
     for row in results['kernels']:
-        names = 'kernel', 'variant', 'taps', 'layout'
+        names = 'kernel', 'variant', 'channels', 'taps', 'layout'
         tile = ' x '.join(map(str, row['tile']))
         key = (*(row[n] for n in names), tile, row['warps'])
         groups.setdefault((*key, row['arch']), []).append(row)
@@ -242,7 +243,7 @@ def tables(results: dict) -> list[str]:
         values = sorted({row[name] for row in members})
         return '-'.join(map(str, dict.fromkeys((values[0], values[-1]))))
 
-    head = ['kernel', 'variant', 'taps', 'channels lie', 'tile']
+    head = ['kernel', 'variant', 'channels', 'taps', 'channels lie', 'tile']
     head += ['warps', 'target', 'registers', 'spilled', 'shared']
     return lines + table(
         head,

@@ -13,6 +13,8 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import torch
 
+# Forms are compared to the last digits of float32.
+torch.backends.cudnn.allow_tf32 = False
 # Read when triton is imported: without a GPU its kernels are simulated.
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')

@@ -1,8 +1,8 @@
 """RFAConv by the Triton kernels, as an operator.
 
 Two ways to the same sum: the weighted features stay on the chip and meet the
-matrix units there (``fused``), or go through memory to a matrix product of
-cuBLAS or cuDNN (``planes``). Which one is faster depends on the shape and is
+matrix units there (``chip``), or go through memory to a matrix product of
+cuBLAS or cuDNN (``memory``). Which one is faster depends on the shape and is
 measured, forward and backward apart.
 """
 
@@ -24,8 +24,9 @@ from mmrfa.ops.triton_ops import (
 )
 
 MOST_TAPS = 9  # the window of a position lies in registers
-# Programs that share the sum of the weight's gradient: one for each of a large
-# GPU's processors, whose registers one fills. More write more partial sums.
+# Programs that share the sum of the weight's gradient, roughly: as many as a
+# large GPU has processors, for one fills the registers of such. More of them
+# write more partial sums.
 SUM_PROGRAMS = 132
 
 chosen: dict[tuple, str] = {}  # the fastest way, by what it depends on
@@ -39,38 +40,39 @@ def ways(
     narrow = x.dtype.itemsize == 2 or triton_launch.interpreted()
     few = taps.shape[2:].numel() <= MOST_TAPS
     if narrow and few and groups == 1 and not unfold:
-        return ('fused', 'planes')
-    return ('planes',)
+        return ('chip', 'memory')
+    return ('memory',)
 
 
-def fastest(choices: dict[str, Callable], key: tuple) -> Callable:
+def fastest(choices: dict[str, Callable[[], object]], key: tuple) -> Callable:
     """Measure once for every key which of the calls takes least time.
 
     The first is taken without measuring where time means nothing: in the
     interpreter, while a CUDA graph is captured, and where the user asked for
-    deterministic algorithms.
+    deterministic algorithms. A way that runs out of memory is never taken.
     """
     first = next(iter(choices))
-    if len(choices) == 1 or triton_launch.interpreted():
+    if (
+        len(choices) == 1
+        or triton_launch.interpreted()
+        or torch.are_deterministic_algorithms_enabled()
+    ):
         return choices[first]
     if key not in chosen:
-        if (
-            torch.cuda.is_current_stream_capturing()
-            or torch.are_deterministic_algorithms_enabled()
-        ):
+        if torch.cuda.is_current_stream_capturing():
             return choices[first]
-        from triton.testing import do_bench
-
-        spent = {
-            name: do_bench(call, warmup=5, rep=20, return_mode='median')
-            for name, call in choices.items()
-        }
+        spent = {}
+        for name, call in choices.items():
+            try:
+                spent[name] = triton_launch.device_seconds(call)
+            except torch.cuda.OutOfMemoryError:
+                spent[name] = float('inf')
         chosen[key] = min(spent, key=spent.get)
     return choices[chosen[key]]
 
 
 def measured(run: Callable, x: Tensor, taps: Tensor, *rest) -> object:
-    """``run(way, x, taps, ...)`` by the fastest of the ways."""
+    """What ``run(way, x, taps, *rest)`` returns, by the fastest way."""
     *_, stride, padding, dilation, groups, unfold = rest
     size = out_size(x, taps.shape[2:], stride, padding, dilation)
     key = (
@@ -83,7 +85,8 @@ def measured(run: Callable, x: Tensor, taps: Tensor, *rest) -> object:
         way: lambda way=way: run(way, x, taps, *rest)
         for way in ways(x, taps, groups, unfold)
     }
-    return fastest(choices, key)()
+    with torch.cuda.device_of(x):
+        return fastest(choices, key)()
 
 
 def last_output(taps: Tensor, dtype: torch.dtype) -> Tensor:
@@ -131,7 +134,7 @@ def conv(
 
 def _conv(way, x, taps, gain, weight, shift, bias, *rest) -> Tensor:
     *geometry, groups, unfold = list(taps.shape[2:]), *rest
-    if way == 'planes':
+    if way == 'memory':
         y = features(x, gain, weight, shift, *geometry, unfold)
         bias = None if bias is None else bias.to(x.dtype)
         out = sum_over_taps(y, taps.to(x.dtype), bias, groups)
@@ -184,8 +187,8 @@ def conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, gain, weight, shift and taps, from that of the result.
 
-    The features are computed once more. ``fused`` writes the gradient of the
-    activations down, K + 1 planes; ``planes`` also the features and theirs.
+    The features are computed once more. ``chip`` writes the gradient of the
+    activations down, K + 1 planes; ``memory`` also the features and theirs.
     """
     rest = (stride, padding, dilation, groups, unfold)
     return measured(_conv_backward, x, taps, gain, weight, shift, grad, *rest)
@@ -193,7 +196,7 @@ def conv_backward(
 
 def _conv_backward(way, x, taps, gain, weight, shift, grad, *rest) -> tuple:
     *geometry, groups, unfold = list(taps.shape[2:]), *rest
-    if way == 'planes':
+    if way == 'memory':
         y = features(x, gain, weight, shift, *geometry, unfold)
         dy, dtaps = sum_over_taps_backward(grad, y, taps.to(x.dtype), groups)
         del y

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from mmrfa.ops.triton_kernels import (
     _activation,
+    _attention,
     _dot,
     _field,
     _mean,
@@ -31,6 +32,26 @@ def _row(c, CHANNELS: tl.constexpr, WIDE: tl.constexpr):
     if WIDE:
         c = c.to(tl.int64)
     return c, there
+
+
+@triton.jit
+def _weighted(
+    field,
+    weights,
+    shifts,
+    gains,
+    t,
+    mean,
+    top,
+    scale,
+    there,
+    CHANNELS: tl.constexpr,
+    TAPS: tl.constexpr,
+):
+    """A feature, weighted by its attention."""
+    value = _activation(field, weights, shifts, t, there, CHANNELS, TAPS)
+    value = tl.where(value <= 0, 0.0, value)  # NaN stays
+    return value * _attention(gains, t, mean, top, scale, there, CHANNELS)
 
 
 @kernel
@@ -90,12 +111,10 @@ def conv(
         factors = taps + column * OUTPUTS + o
         mask = (column < CHANNELS) & (o < OUTPUTS)
         for t in range(TAPS):
-            value = _activation(
-                field, weight + c, shift + c, t, there, CHANNELS, TAPS
-            )
-            value = tl.where(value <= 0, 0.0, value)  # NaN stays
-            score = mean * tl.load(gain + t * CHANNELS + c, mask=there)
-            value *= tl.exp(score - top) * scale
+            value = _weighted(
+                field, weight + c, shift + c, gain + c, t, mean, top, scale,
+                there, CHANNELS, TAPS,
+            )  # fmt: skip
             factor = tl.load(
                 factors + t * CHANNELS * OUTPUTS, mask=mask, other=0
             )
@@ -173,12 +192,10 @@ def conv_weight(
         )
         moved = ()
         for t in tl.static_range(TAPS):
-            value = _activation(
-                field, weight + c, shift + c, t, there, CHANNELS, TAPS
-            )
-            value = tl.where(value <= 0, 0.0, value)
-            score = mean * tl.load(gain + t * CHANNELS + c, mask=there)
-            value *= tl.exp(score - top) * scale
+            value = _weighted(
+                field, weight + c, shift + c, gain + c, t, mean, top, scale,
+                there, CHANNELS, TAPS,
+            )  # fmt: skip
             value = tl.trans(value.to(dsum.dtype))
             moved = moved + (_dot(value, dsum, total[t]),)
         total = moved

@@ -12,9 +12,10 @@ from functools import partial
 import triton
 import triton.language as tl
 
-# Compiled once for all sizes. ``bits``, those of ``count``, has no effect:
-# tiles are tuned for each order of magnitude, not for each size.
-kernel = partial(triton.jit, do_not_specialize=['count', 'bits', 'span'])
+# Compiled once for images of any size. ``bits``, those of ``count``, has no
+# effect: tiles are tuned for each order of magnitude, not for each size.
+SIZES = ['count', 'bits', 'span', 'height', 'width', 'out_height', 'out_width']
+kernel = partial(triton.jit, do_not_specialize=SIZES)
 # Kernels see the module's values at import; so does triton's interpreter.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -35,6 +36,14 @@ def _split(p, height, width, WIDE: tl.constexpr):
         p = p.to(tl.int64)
     row = p // width
     return row // height, row % height, p - row * width
+
+
+@triton.jit
+def _plane(t, step, WIDE: tl.constexpr):
+    """Offset of plane t, ``step`` apart."""
+    if WIDE:
+        t = tl.cast(t, tl.int64)
+    return t * step
 
 
 @triton.jit
@@ -123,6 +132,13 @@ def _softmax(gains, mean, there, CHANNELS: tl.constexpr, TAPS: tl.constexpr):
         gain = tl.load(gains + t * CHANNELS, mask=there, other=0)
         total += tl.exp(gain * mean - top)
     return top, 1.0 / total
+
+
+@triton.jit
+def _attention(gains, t, mean, top, scale, there, CHANNELS: tl.constexpr):
+    """Attention of tap t, from what :func:`_softmax` found."""
+    gain = tl.load(gains + t * CHANNELS, mask=there, other=0)
+    return tl.exp(gain * mean - top) * scale
 
 
 @triton.jit
@@ -229,9 +245,8 @@ def features(
         else:
             value = tl.where(value <= 0, 0.0, value)  # NaN stays
         if ATTEND:
-            score = mean * tl.load(gains + t * CHANNELS, mask=there)
-            value *= tl.exp(score - top) * scale
-        tl.store(pointers + t * yt, value, mask=mask)
+            value *= _attention(gains, t, mean, top, scale, there, CHANNELS)
+        tl.store(pointers + _plane(t, yt, WIDE), value, mask=mask)
 
 
 @kernel
@@ -341,10 +356,10 @@ def features_backward(
                     )
                     dy = _dot(dsum, matrix, dy)
             else:
-                dy = tl.load(grads + t * gt, mask=mask, other=0)
+                dy = tl.load(grads + _plane(t, gt, WIDE), mask=mask, other=0)
                 dy = dy.to(tl.float32)
             if ATTEND:
-                factor = tl.load(gains + t * CHANNELS, mask=there)
+                factor = tl.load(gains + t * CHANNELS, mask=there, other=0)
                 alpha = tl.exp(factor * mean - top) * scale
                 dy *= alpha
                 part = dy * tl.where(value <= 0, 0.0, value)
@@ -354,13 +369,13 @@ def features_backward(
                 total = tl.sum(part * mean, 0, keep_dims=True)
                 sums += tl.where(row == t, total, 0.0)
             dy = tl.where(value > 0, dy, 0.0)
-            tl.store(pointers + t * zt, dy, mask=mask)
+            tl.store(pointers + _plane(t, zt, WIDE), dy, mask=mask)
         if ATTEND:
             dmean = (dmean - attention * inner) * (1.0 / TAPS)
-            tl.store(pointers + TAPS * zt, dmean, mask=mask)
+            tl.store(pointers + _plane(TAPS, zt, WIDE), dmean, mask=mask)
             inner *= mean * scale
             for t in range(TAPS):
-                factor = tl.load(gains + t * CHANNELS, mask=there)
+                factor = tl.load(gains + t * CHANNELS, mask=there, other=0)
                 alpha = tl.exp(factor * mean - top)
                 total = tl.sum(alpha * inner, 0, keep_dims=True)
                 sums -= tl.where(row == t, total, 0.0)
@@ -441,7 +456,9 @@ def unfold_backward(
             x, n, ho * SH - PH + t // KW * DH, wo * SW - PW + t % KW * DW,
             c, ok, there, height, width, xn, xc, xh, xw,
         )  # fmt: skip
-        dy = tl.load(grads + t * gt, mask=mask, other=0).to(tl.float32)
+        dy = tl.load(grads + _plane(t, gt, WIDE), mask=mask, other=0).to(
+            tl.float32
+        )
         high = tl.maximum(top, value)
         less = tl.exp(top - high)
         share = tl.exp(value - high)
@@ -456,10 +473,14 @@ def unfold_backward(
             x, n, ho * SH - PH + t // KW * DH, wo * SW - PW + t % KW * DW,
             c, ok, there, height, width, xn, xc, xh, xw,
         )  # fmt: skip
-        dy = tl.load(grads + t * gt, mask=mask, other=0).to(tl.float32)
+        dy = tl.load(grads + _plane(t, gt, WIDE), mask=mask, other=0).to(
+            tl.float32
+        )
         share = tl.exp(value - top) * scale
-        tl.store(pointers + t * zt, share * (dy * pixel - inner), mask=mask)
-        tl.store(pointers + (TAPS + t) * zt, share * dy, mask=mask)
+        scores = pointers + _plane(t, zt, WIDE)
+        tl.store(scores, share * (dy * pixel - inner), mask=mask)
+        direct = pointers + _plane(TAPS + t, zt, WIDE)
+        tl.store(direct, share * dy, mask=mask)
 
 
 @kernel
@@ -539,9 +560,10 @@ def input_gradient(
         else:
             pointers = z + (n * zn + ho * zh + wo * zw) + c * zc
             if ATTEND:
-                part += tl.load(pointers + TAPS * zt, mask=mask, other=0)
+                all_taps = pointers + _plane(TAPS, zt, WIDE)
+                part += tl.load(all_taps, mask=mask, other=0)
             if UNFOLD:
-                direct = pointers + (TAPS + s) * zt
+                direct = pointers + _plane(TAPS + s, zt, WIDE)
                 part += tl.load(direct, mask=mask, other=0)
         for i in range(KH):
             for j in tl.static_range(KW):
@@ -555,7 +577,8 @@ def input_gradient(
                     )  # fmt: skip
                     value -= centre
                 else:
-                    value = tl.load(pointers + t * zt, mask=mask, other=0)
+                    place = pointers + _plane(t, zt, WIDE)
+                    value = tl.load(place, mask=mask, other=0)
                     value = value.to(tl.float32)
                 factors = weights + (t * TAPS + s) * CHANNELS
                 part += value * tl.load(factors, mask=there, other=0)
@@ -643,7 +666,9 @@ def outer_sums(
             t = row + r
             if not FROM_X:
                 value = tl.load(
-                    pointers + t * zt, mask=mask & (t < TAPS), other=0
+                    pointers + _plane(t, zt, WIDE),
+                    mask=mask & (t < TAPS),
+                    other=0,
                 ).to(tl.float32)
             elif ROWS == TAPS:
                 value = field[r]

@@ -4,7 +4,9 @@ Importing never fails: :func:`unavailable` says why the kernels are not there.
 Triton itself is imported at the first use.
 """
 
+from collections.abc import Callable
 from functools import cache
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -16,9 +18,10 @@ from mmrfa.ops.triton_configs import LAST_ONLY, OPTIONS, axes, configs
 OLDEST = (3, 7)  # that the tests have run with
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LONGEST = 7  # kernel side: the loops over taps are unrolled
-# A sum over positions is cut into pieces of a multiple of so many positions,
-# and of the tiles where channels lie first or last.
+# A sum over positions is cut into pieces of a multiple of so many positions:
+# of whole tiles, which are longer where the channels lie first.
 SHORTEST_SPANS = {'first': 512, 'last': 128}
+BUSY = 8_000_000  # clock cycles, some 5 ms: longer than a layer is started
 
 
 @cache
@@ -138,9 +141,15 @@ def pieces(x: Tensor, positions: int, most: int) -> tuple[int, int]:
 
 
 def start(name: str, arguments: dict) -> None:
-    """Run a kernel with the tile that is best, or simulated the largest."""
+    """Run a kernel with the tile that is best.
+
+    With the first one where nothing shall depend on a clock: which tile it is
+    decides in which order sums are added up. Simulated, with the largest.
+    """
+    x = arguments['x']
     taps = arguments['KH'] * arguments['KW']
-    last = channels_last(arguments['x']) or name in LAST_ONLY
+    kind = (name, channels_last(x) or name in LAST_ONLY, taps)
+    kind = (*kind, arguments['WIDE'])
     arguments = arguments | dict(bits=arguments['count'].bit_length())
 
     def grid(tile: dict) -> tuple[int, ...]:
@@ -154,19 +163,23 @@ def start(name: str, arguments: dict) -> None:
     if interpreted():
         # What takes time here is the number of programs.
         largest = max(
-            configs(name, last, taps, arguments['WIDE']),
+            configs(*kind),
             key=lambda tile: (tile['BLOCK_C'], tile['BLOCK_P']),
         )
         kernel(name)[grid](**arguments, **largest)
         return
-    with torch.cuda.device(arguments['x'].device):
-        tuned(name, last, taps, arguments['WIDE'])[grid](**arguments)
+    with torch.cuda.device(x.device):
+        if torch.are_deterministic_algorithms_enabled():
+            kernel(name)[grid](**arguments, **configs(*kind)[0])
+        else:
+            tuned(*kind, x.device)[grid](**arguments)
 
 
 @cache
-def tuned(name: str, last: bool, taps: int, wide: bool):
+def tuned(name: str, last: bool, taps: int, wide: bool, device: torch.device):
     """A kernel as Triton's tuner runs it: measured once for every key.
 
+    One for each device, which may differ, and have threads of their own.
     Results are kept on disk, so that the next run need not measure again.
     """
     import triton
@@ -178,3 +191,22 @@ def tuned(name: str, last: bool, taps: int, wide: bool):
     key = 'CHANNELS OUTPUTS bits ATTEND UNFOLD FROM_X'
     key = f'{key} KH KW SH SW DH DW'.split()
     return triton.autotune(choices, key, cache_results=True)(kernel(name))
+
+
+def device_seconds(call: Callable[[], object], rounds: int = 5) -> float:
+    """Median time of a call on the current CUDA device.
+
+    The device is kept busy before each, so that the host is ahead of it:
+    small kernels take less time than starting them does.
+    """
+    call()
+    times = []
+    for _ in range(rounds):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(BUSY)
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return median(times)

@@ -284,4 +284,4 @@ def test_says_what_can_run():
     (line,) = [x for x in lines if x.startswith('rfca_conv2d        triton')]
     if not torch.cuda.is_available():
         assert 'needs a CUDA tensor' in line or 'does not import' in line
-    assert len(lines) == 17
+    assert len(lines) == 18

@@ -121,7 +121,7 @@ def conv_inputs(geometry, dtype=torch.float32, layout='first', groups=1):
 
 @pytest.mark.parametrize('geometry', GEOMETRIES[:4], ids=str)
 def test_conv_on_the_chip(geometry, monkeypatch):
-    monkeypatch.setattr(triton_conv, 'ways', lambda *args: ('fused',))
+    monkeypatch.setattr(triton_conv, 'ways', lambda *args: ('chip',))
     args = conv_inputs(geometry)
     compare('conv', args, TOLERANCE[torch.float32])
 
@@ -129,7 +129,7 @@ def test_conv_on_the_chip(geometry, monkeypatch):
 @every_geometry
 @every_layout
 def test_conv_through_memory(geometry, layout, monkeypatch):
-    monkeypatch.setattr(triton_conv, 'ways', lambda *args: ('planes',))
+    monkeypatch.setattr(triton_conv, 'ways', lambda *args: ('memory',))
     args = conv_inputs(geometry, layout=layout)
     compare('conv', args, TOLERANCE[torch.float32])
 
@@ -182,42 +182,48 @@ def test_ways(monkeypatch):
     """On the chip: no groups, few taps, and no float32 outside of tests."""
     x = torch.empty(1, 4, 8, 8, dtype=torch.bfloat16)
     three, five = (torch.empty(4, 4, k, k) for k in (3, 5))
-    both = ('fused', 'planes')
-    assert triton_conv.ways(x, three, 1, False) == both
-    assert triton_conv.ways(x, three, 2, False) == ('planes',)
-    assert triton_conv.ways(x, five, 1, False) == ('planes',)
-    assert triton_conv.ways(x.float(), three, 1, False) == both
-    monkeypatch.setattr(triton_launch, 'interpreted', lambda: False)
-    assert triton_conv.ways(x, three, 1, False) == both
-    assert triton_conv.ways(x.float(), three, 1, False) == ('planes',)
+    both = ('chip', 'memory')
+    for simulated in (True, False):
+        monkeypatch.setattr(
+            triton_launch, 'interpreted', lambda simulated=simulated: simulated
+        )
+        assert triton_conv.ways(x, three, 1, False) == both
+        assert triton_conv.ways(x, three, 1, True) == ('memory',)
+        assert triton_conv.ways(x, three, 2, False) == ('memory',)
+        assert triton_conv.ways(x, five, 1, False) == ('memory',)
+        wanted = both if simulated else ('memory',)
+        assert triton_conv.ways(x.float(), three, 1, False) == wanted
 
 
 def test_fastest_way_is_measured_once(monkeypatch):
-    """With a clock that prefers the second."""
-    import triton.testing
-
-    spent = {'fused': 2.0, 'planes': 1.0}
+    """With a clock that prefers the last, and memory for two of three."""
     timed = []
 
-    def clock(call, **kwargs):
+    def clock(call):
         timed.append(call())
-        return spent[timed[-1]]
+        if timed[-1] == 'large':
+            raise torch.cuda.OutOfMemoryError
+        return {'slow': 2.0, 'fast': 1.0}[timed[-1]]
+
+    def chosen(key):
+        return triton_conv.fastest(choices, key)()
 
     monkeypatch.setattr(triton_conv, 'chosen', {})
-    monkeypatch.setattr(triton.testing, 'do_bench', clock)
-    choices = {name: lambda name=name: name for name in spent}
-    assert triton_conv.fastest(choices, 'key')() == 'fused'  # simulated
-    assert not timed
-    monkeypatch.setattr(triton_launch, 'interpreted', lambda: False)
+    monkeypatch.setattr(triton_launch, 'device_seconds', clock)
     monkeypatch.setattr(
         torch.cuda, 'is_current_stream_capturing', lambda: False
     )
-    for _ in range(2):
-        assert triton_conv.fastest(choices, 'key')() == 'planes'
-    assert timed == ['fused', 'planes']
+    names = 'slow', 'large', 'fast'
+    choices = {name: lambda name=name: name for name in names}
+    monkeypatch.setattr(triton_launch, 'interpreted', lambda: True)
+    assert chosen('key') == 'slow'
+    assert not timed
+    monkeypatch.setattr(triton_launch, 'interpreted', lambda: False)
+    assert chosen('key') == chosen('key') == 'fast'
+    assert timed == list(names)
     torch.use_deterministic_algorithms(True)
     try:
-        assert triton_conv.fastest(choices, 'other')() == 'fused'
+        assert chosen('key') == chosen('other') == 'slow'
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -284,9 +290,17 @@ def test_a_sum_in_pieces(monkeypatch):
 
 
 def test_wide_offsets(monkeypatch):
-    monkeypatch.setattr(triton_ops, 'is_wide', lambda *tensors: True)
-    args = (*inputs(GEOMETRIES[3]), *GEOMETRIES[3])
-    compare('features', args, TOLERANCE[torch.float32])
+    for module in (triton_ops, triton_conv):
+        monkeypatch.setattr(module, 'is_wide', lambda *tensors: True)
+    tolerance = TOLERANCE[torch.float32]
+    args = (*inputs(GEOMETRIES[2]), *GEOMETRIES[2])
+    compare('features', args, tolerance)
+    x = args[0].detach().requires_grad_()
+    compare('moments', (x, *GEOMETRIES[2]), tolerance)
+    args = conv_inputs(GEOMETRIES[2])
+    compare('conv', args, tolerance)
+    x, _, *rest = conv_inputs(GEOMETRIES[2])
+    compare('conv', (x, None, *rest[:-1], True), tolerance)
 
 
 def test_what_is_wide():
@@ -646,22 +660,46 @@ def test_benchmark_in_small(tmp_path):
 @on_gpu
 @every_layer
 @every_layout
-def test_on_the_device_at_working_size(layer, layout):
-    module = layer(64, 64, 3, padding=1).to(DEVICE, torch.bfloat16)
-    x = torch.randn(4, 64, 28, 28, device=DEVICE)
+@pytest.mark.parametrize('size', ['even', 'odd'])
+@pytest.mark.parametrize('way', ['chip', 'memory'])
+def test_on_the_device_at_working_size(layer, layout, size, way, monkeypatch):
+    ways = triton_conv.ways
+    monkeypatch.setattr(
+        triton_conv,
+        'ways',
+        lambda *args: (way,) if way in ways(*args) else ways(*args),
+    )
+    case = {
+        'even': ((4, 64, 64, 28, 28), 3, 1, 1, 1, 1),
+        'odd': ((3, 40, 70, 29, 27), 3, 2, 1, 1, 1),
+    }[size]
+    module = test_backends.make(layer, case, True).to(DEVICE, torch.bfloat16)
+    n, c, _, *image = case[0]
+    x = torch.randn(n, c, *image, device=DEVICE)
     x = x.contiguous(memory_format=LAYOUTS[layout])
     test_backends.compare(module, x, 'triton', torch.bfloat16)
 
 
 @on_gpu
-def test_cuda_graph():
-    module = RFAConv(8, 8, 3, padding=1).to(DEVICE)
-    x = torch.randn(2, 8, 9, 9, device=DEVICE)
+@every_layer
+def test_cuda_graph(layer):
+    """Another input than that of the capture, gradients included."""
+    kind = dict(device=DEVICE, dtype=torch.bfloat16)
+    module = layer(64, 64, 3, padding=1).to(**kind)
+    captured, x = (torch.randn(4, 64, 28, 28, **kind) for _ in range(2))
+    twin = copy.deepcopy(module)
     with use_backend('triton'):
-        step = torch.cuda.make_graphed_callables(module, (x,))
-        y = step(x)
-        y.sum().backward()
-        torch.testing.assert_close(y, module(x))
+        torch.cuda.make_graphed_callables(module, (captured.requires_grad_(),))
+        twin.load_state_dict(module.state_dict())  # its capture moved them
+        found, expected = [], []
+        for network, results in ((module, found), (twin, expected)):
+            y = network(leaf := x.clone().requires_grad_())
+            y.square().sum().backward()
+            results += [y, leaf.grad]
+            results += [p.grad for p in network.parameters()]
+    for a, b in zip(found, expected, strict=True):
+        assert b.isfinite().all()
+        assert (a - b).norm() <= 1e-2 * b.norm()
 
 
 @on_gpu
