@@ -6,11 +6,11 @@ compiles every kernel with every tile of ``mmrfa/ops/triton_configs.py`` to
 machine code for sm_80 and sm_90, refuses spilled registers, and writes
 ``benchmarks/results/triton_resources.md`` and ``.json``: 3x3 with stride 1 in
 every data type and for both targets; other kernel sizes, strides, a number of
-channels that nothing divides, and offsets of 63 bits (WIDE) in one of the six
-after the other. ``--all`` takes all six everywhere, ``--sample`` one for each
-kernel and tile. The kernels are recorded from the operators on tensors without
-memory, so that arguments are specialised as on a GPU. Needs Linux and triton,
-which brings NVIDIA's assembler.
+channels that nothing divides, and offsets of 63 bits (WIDE) in one of the six.
+``--all`` takes all six everywhere, ``--sample`` one for each kernel and tile.
+The kernels are recorded from the operators on tensors without memory, so that
+arguments are specialised as on a GPU. Needs Linux and triton, which brings
+NVIDIA's assembler.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
+from zlib import crc32
 
 import torch
 from report import table
@@ -148,6 +149,11 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
     )
 
 
+def drawn(grid: list, *what: object) -> object:
+    """One of the grid, the same as long as ``what`` is."""
+    return grid[crc32(repr(what).encode()) % len(grid)]
+
+
 def jobs(extent: str | None) -> list[tuple]:
     """What to compile: ``'all'``, a ``'sample'`` or what lies between."""
     cases = CASES + [ODD]
@@ -164,14 +170,13 @@ def jobs(extent: str | None) -> list[tuple]:
                 if (kernel, what) in by_type[dtype]
             ]
             taps = case[0][0] ** 2
-            for tile in configs(kernel, last, taps, wide=False):
-                one = grid[len(found) % len(grid)]
-                for arguments, arch in grid if every else [one]:
-                    found.append((kernel, arguments, arch, tile))
+            for tile in configs(kernel, last, taps, plain=case != ODD):
+                chosen = grid if every else [drawn(grid, kernel, what, tile)]
+                found += [(kernel, *one, tile) for one in chosen]
             if case != CASES[0] or extent == 'sample':
                 continue
-            for tile in configs(kernel, last, taps, wide=True):
-                arguments, arch = grid[len(found) % len(grid)]
+            for tile in configs(kernel, last, taps, plain=False):
+                arguments, arch = drawn(grid, kernel, what, tile)
                 wide = arguments | dict(WIDE=True)
                 found.append((kernel, wide, arch, tile))
     return found

@@ -66,11 +66,14 @@ TILES = {
         9: [(32, 32, 8, 64), (32, 32, 8, 128), (32, 16, 4, 64)],
     },
 }
-# Tiles whose registers do not hold offsets of 63 bits.
-NARROW = {
+# Tiles that leave no registers for longer addresses.
+PLAIN_ONLY = {
+    ('features', 128, 8, 4),
     ('input_gradient', 32, 64, 4),
     ('unfold_backward', 128, 8, 4),
     ('conv', 64, 32, 8, 256),
+    ('conv', 128, 16, 8, 128),
+    ('conv_weight', 32, 32, 8, 64),
 }
 # Kernels that read the channels last alone.
 LAST_ONLY = {'conv', 'conv_weight', 'conv_input'}
@@ -92,14 +95,15 @@ def axes(kernel: str) -> list[tuple[str, str]]:
     return [channels]
 
 
-def configs(kernel: str, last: bool, taps: int, wide: bool) -> list[dict]:
+def configs(kernel: str, last: bool, taps: int, plain: bool) -> list[dict]:
     """Candidates for one kernel, best guess first.
 
     Args:
         kernel (str): name of a kernel.
         last (bool): whether the channels lie last in memory.
         taps (int): K, 1 to 49.
-        wide (bool): whether offsets have 63 bits.
+        plain (bool): whether addresses are short: offsets have 31 bits, and
+            16 divides the number of channels.
 
     Returns:
         list[dict]: constants of the kernel, and OPTIONS of its compilation.
@@ -114,7 +118,8 @@ def configs(kernel: str, last: bool, taps: int, wide: bool) -> list[dict]:
         constants['BLOCK_O'] = 1  # without effect there
     found = []
     for positions, channels, warps, *outputs in tiles:
-        if wide and (kernel, positions, channels, warps, *outputs) in NARROW:
+        key = kernel, positions, channels, warps, *outputs
+        if key in PLAIN_ONLY and not plain:
             continue
         tile = dict(BLOCK_P=positions, BLOCK_C=channels, num_warps=warps)
         if outputs:

@@ -148,8 +148,9 @@ def start(name: str, arguments: dict) -> None:
     """
     x = arguments['x']
     taps = arguments['KH'] * arguments['KW']
-    kind = (name, channels_last(x) or name in LAST_ONLY, taps)
-    kind = (*kind, arguments['WIDE'])
+    last = channels_last(x) or name in LAST_ONLY
+    plain = not arguments['WIDE'] and x.size(1) % 16 == 0
+    kind = name, last, taps, plain
     arguments = arguments | dict(bits=arguments['count'].bit_length())
 
     def grid(tile: dict) -> tuple[int, ...]:
@@ -176,7 +177,7 @@ def start(name: str, arguments: dict) -> None:
 
 
 @cache
-def tuned(name: str, last: bool, taps: int, wide: bool, device: torch.device):
+def tuned(name: str, last: bool, taps: int, plain: bool, device: torch.device):
     """A kernel as Triton's tuner runs it: measured once for every key.
 
     One for each device, which may differ, and have threads of their own.
@@ -185,10 +186,10 @@ def tuned(name: str, last: bool, taps: int, wide: bool, device: torch.device):
     import triton
 
     choices = []
-    for choice in configs(name, last, taps, wide):
+    for choice in configs(name, last, taps, plain):
         options = {k: choice.pop(k) for k in OPTIONS}
         choices.append(triton.Config(choice, **options))
-    key = 'CHANNELS OUTPUTS bits ATTEND UNFOLD FROM_X'
+    key = 'CHANNELS OUTPUTS bits ATTEND UNFOLD FROM_X WIDE'
     key = f'{key} KH KW SH SW DH DW'.split()
     return triton.autotune(choices, key, cache_results=True)(kernel(name))
 

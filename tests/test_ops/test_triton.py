@@ -171,7 +171,7 @@ def test_conv_of_several_tiles():
     ]
     args = (*tensors, (1, 1), (0, 1), (1, 1), 1, False)
     for tile in ('conv', 'conv_weight', 'conv_input'):
-        for sizes in triton_configs.configs(tile, True, 3, False):
+        for sizes in triton_configs.configs(tile, True, 3, True):
             assert 84 > sizes['BLOCK_P'] or tile == 'conv'
             assert 40 > sizes['BLOCK_C']
     y = compare('conv', args, TOLERANCE[torch.float32])
