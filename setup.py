@@ -2,6 +2,7 @@
 
 import os
 import platform
+import runpy
 import shutil
 from pathlib import Path
 
@@ -60,14 +61,16 @@ def cpu_kernels() -> dict:
     if missing:
         print(f'mmrfa: CPU kernels are not built: {missing}')
         return {}
-    # mmrfa.ops.native looks for this name: one library per torch release.
-    release = torch.__version__.split('+')[0].replace('.', '_')
+    agreed = runpy.run_path(str(ROOT / 'mmrfa/ops/native_build.py'))
+    stem = agreed['library_stem'](torch.__version__)
+    digest = agreed['sources_digest']()
     folder = 'mmrfa/ops/csrc'
     names = 'binding', 'kernels_avx2', 'kernels_avx512'
     extension = CppExtension(
-        f'mmrfa.ops._kernels_torch_{release}',
+        f'mmrfa.ops.{stem}',
         [f'{folder}/{name}.cpp' for name in names],
         depends=[f'{folder}/kernels.h', f'{folder}/kernels.inl'],
+        define_macros=[('MMRFA_SOURCES', f'"{digest}"')],
         # at::parallel_for is serial in code compiled without OpenMP. Not
         # linked: torch brings the library, and there must be only one.
         extra_compile_args=[

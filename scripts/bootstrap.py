@@ -267,11 +267,18 @@ def install_mmrfa() -> None:
 def install_kernels() -> None:
     """Build mmrfa's CPU kernels in this clone, if they are not up to date."""
     folder = REPO / 'mmrfa' / 'ops'
-    sources = [REPO / 'setup.py', *(folder / 'csrc').iterdir()]
+    sources = [
+        REPO / 'setup.py',
+        folder / 'native_build.py',
+        *(folder / 'csrc').iterdir(),
+    ]
     newest = max(file.stat().st_mtime for file in sources)
-    stem = 'from mmrfa.ops.native import library_stem; print(library_stem())'
+    code = (
+        'import torch; from mmrfa.ops.native_build import library_stem;'
+        'print(library_stem(torch.__version__))'
+    )
     found = subprocess.run(
-        [PYTHON, '-c', stem], capture_output=True, text=True, check=True
+        [PYTHON, '-c', code], capture_output=True, text=True, check=True
     )
     library = folder / f'{found.stdout.strip()}.so'
     if library.exists() and library.stat().st_mtime > newest:

@@ -4,16 +4,14 @@ Importing never fails: :func:`unavailable` says why the kernels are not there.
 """
 
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mmrfa.ops import native_reference
+from mmrfa.ops import native_build, native_reference
 from mmrfa.ops.native_reference import differentiable
 from mmrfa.ops.receptive_field import out_size
 
-PREFIX = '_kernels_torch_'
 OPERATORS = (
     'rf_conv',
     'rf_channel_pool',
@@ -22,23 +20,16 @@ OPERATORS = (
 )
 
 
-def library_stem() -> str:
-    """File name of the kernels for the running torch, without its ending.
-
-    Compiled code fits one torch release, so the release is in the name.
-    """
-    release = torch.__version__.split('+')[0]
-    return PREFIX + release.replace('.', '_')
-
-
 @cache
 def unavailable() -> str | None:
     """Load the kernels; None, or why they cannot be used here."""
-    folder = Path(__file__).parent
-    stem = library_stem()
+    folder = native_build.FOLDER
+    stem = native_build.library_stem(torch.__version__)
     found = sorted(folder.glob(f'{stem}.*'))
     if not found:
-        others = sorted(p.name for p in folder.glob(f'{PREFIX}*'))
+        others = sorted(
+            file.name for file in folder.glob(f'{native_build.PREFIX}*')
+        )
         if others:
             return (
                 f'its library was built for another torch ({others[0]}), '
@@ -50,10 +41,20 @@ def unavailable() -> str | None:
         )
     try:
         torch.ops.load_library(found[0])
-        instructions = torch.ops.mmrfa.instruction_set()
     except (OSError, RuntimeError) as error:
         return f'its library does not load: {str(error).splitlines()[0]}'
-    if not instructions:
+    operators = torch.ops.mmrfa
+    digest = native_build.sources_digest()
+    # An older library has no such operator.
+    if digest and (
+        not hasattr(operators, 'sources_digest')
+        or operators.sources_digest() != digest
+    ):
+        return (
+            f'its library ({found[0].name}) was built from other sources '
+            'than those beside it; reinstall mmrfa'
+        )
+    if not operators.instruction_set():
         return 'this CPU has neither AVX2 nor AVX-512'
     _register()
     return None

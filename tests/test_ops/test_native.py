@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from mmrfa.layers import RFAConv, RFCAConv
-from mmrfa.ops import native, native_reference, use_backend
+from mmrfa.ops import (
+    native,
+    native_build,
+    native_reference,
+    use_backend,
+)
 from mmrfa.ops.receptive_field import out_size
 
 ROOT = Path(__file__).parents[2]
@@ -239,21 +244,42 @@ def test_kernels_of_an_older_cpu():
 
 
 def test_a_library_that_does_not_fit_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(native, '__file__', str(tmp_path / 'native.py'))
+    monkeypatch.setattr(native_build, 'FOLDER', tmp_path)
     unavailable = native.unavailable.__wrapped__
     assert 'was not built' in unavailable()
-    other = tmp_path / f'{native.PREFIX}1_0_0.so'
+    other = tmp_path / f'{native_build.PREFIX}1_0_0.so'
     other.write_bytes(b'')
     assert f'another torch ({other.name})' in unavailable()
-    (tmp_path / f'{native.library_stem()}.so').write_bytes(b'no library')
+    stem = native_build.library_stem(torch.__version__)
+    (tmp_path / f'{stem}.so').write_bytes(b'no library')
     assert 'does not load' in unavailable()
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch):
+    assert torch.ops.mmrfa.sources_digest() == native_build.sources_digest()
+    monkeypatch.setattr(native_build, 'sources_digest', lambda: 'changed')
+    reason = native.unavailable.__wrapped__()
+    assert f'({native_build.library_stem(torch.__version__)}.so)' in reason
+    assert 'built from other sources' in reason
+
+
+def test_the_digest_follows_the_sources(tmp_path, monkeypatch):
+    monkeypatch.setattr(native_build, 'FOLDER', tmp_path)
+    assert native_build.sources_digest() == ''  # a wheel ships none
+    (tmp_path / 'csrc').mkdir()
+    source = tmp_path / 'csrc' / 'kernels.h'
+    found = set()
+    for text in 'one', 'two':
+        source.write_text(text)
+        found.add(native_build.sources_digest())
+    assert len(found) == 2 and '' not in found
 
 
 def test_missing_kernels_are_told_once():
     code = (
         'import torch; from mmrfa.layers import RFAConv;'
-        'from mmrfa.ops import native;'
-        "native.PREFIX = 'no such library';"
+        'from mmrfa.ops import native_build;'
+        "native_build.PREFIX = 'no such library';"
         'layer = RFAConv(2, 2, 3);'
         '[layer(torch.randn(1, 2, 5, 5)) for _ in range(3)]'
     )

@@ -45,6 +45,9 @@ std::string instruction_set() {
   return "";
 }
 
+// For the loader: mmrfa/ops/native_build.py.
+std::string sources_digest() { return MMRFA_SOURCES; }
+
 // at::parallel_for is serial, silently, in code compiled without OpenMP.
 bool uses_threads() {
 #ifdef _OPENMP
@@ -669,6 +672,7 @@ Tensor rf_moments_backward(const Tensor& grad_mean,
 
 TORCH_LIBRARY(mmrfa, m) {
   m.def("instruction_set() -> str", instruction_set);
+  m.def("sources_digest() -> str", sources_digest);
   m.def("uses_threads() -> bool", uses_threads);
   m.def(
       "rf_conv(Tensor x, Tensor? gain, Tensor feature_weight, "

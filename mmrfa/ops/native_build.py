@@ -1,0 +1,34 @@
+"""What the build of the CPU kernels and their loader have to agree on.
+
+``setup.py`` runs this file alone, so it imports nothing but Python's library.
+"""
+
+import hashlib
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+PREFIX = '_kernels_torch_'
+
+
+def library_stem(torch_version: str) -> str:
+    """File name of the kernels for a torch, without its ending.
+
+    Compiled code fits one torch release, so the release is in the name.
+    """
+    return PREFIX + torch_version.split('+')[0].replace('.', '_')
+
+
+def sources_digest() -> str:
+    """Names the state of the C++ sources; empty where they are not shipped.
+
+    The library holds the one it was compiled from: an editable install takes
+    new sources at once, and its library only when it is built again.
+    """
+    endings = '.cpp', '.h', '.inl'
+    files = sorted((FOLDER / 'csrc').glob('*.*'))
+    contents = b'\0'.join(
+        file.read_bytes() for file in files if file.suffix in endings
+    )
+    if not contents:
+        return ''
+    return hashlib.sha256(contents).hexdigest()[:16]
