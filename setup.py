@@ -51,7 +51,8 @@ def cpu_kernels() -> dict:
     except ImportError:
         missing = 'torch is not there at build time (build isolation?)'
     else:
-        missing = None
+        agreed = runpy.run_path(str(ROOT / 'mmrfa/ops/native_build.py'))
+        missing = agreed['old_torch'](torch.__version__)
         if shutil.which(os.environ.get('CXX', 'c++')) is None:
             missing = 'no C++ compiler was found'
     if platform.machine() not in ('x86_64', 'AMD64'):
@@ -61,7 +62,6 @@ def cpu_kernels() -> dict:
     if missing:
         print(f'mmrfa: CPU kernels are not built: {missing}')
         return {}
-    agreed = runpy.run_path(str(ROOT / 'mmrfa/ops/native_build.py'))
     stem = agreed['library_stem'](torch.__version__)
     digest = agreed['sources_digest']()
     folder = 'mmrfa/ops/csrc'

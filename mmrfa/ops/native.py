@@ -23,6 +23,9 @@ OPERATORS = (
 @cache
 def unavailable() -> str | None:
     """Load the kernels; None, or why they cannot be used here."""
+    reason = native_build.old_torch(torch.__version__)
+    if reason is not None:
+        return reason
     folder = native_build.FOLDER
     stem = native_build.library_stem(torch.__version__)
     found = sorted(folder.glob(f'{stem}.*'))

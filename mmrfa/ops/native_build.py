@@ -1,4 +1,4 @@
-"""What the build of the CPU kernels and their loader have to agree on.
+"""What the build of compiled kernels and their loader have to agree on.
 
 ``setup.py`` runs this file alone, so it imports nothing but Python's library.
 """
@@ -8,6 +8,15 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 PREFIX = '_kernels_torch_'
+OLDEST_TORCH = (2, 4)  # custom operators with gradients
+
+
+def old_torch(torch_version: str) -> str | None:
+    """Why this torch cannot have operators of ours, or None."""
+    if tuple(map(int, torch_version.split('.')[:2])) >= OLDEST_TORCH:
+        return None
+    oldest = '.'.join(map(str, OLDEST_TORCH))
+    return f'needs torch {oldest} or newer, got {torch_version}'
 
 
 def library_stem(torch_version: str) -> str:

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+# Since torch 2.3; before, torch.compile breaks its graph at the check below.
+_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+
 
 def recompute(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Run a function that is run once more in backward.
@@ -24,7 +27,7 @@ def recompute(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return run(*inputs)
-    if torch.compiler.is_compiling():
+    if _is_compiling():
         guarded = run
     else:
         versions = [tensor._version for tensor in inputs]

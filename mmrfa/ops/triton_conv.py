@@ -250,10 +250,6 @@ def conv_backward_fake(grad, x, gain, weight, shift, taps, *geometry):
     )
 
 
-rf_conv = operator(conv, conv_fake)
-rf_conv_backward = operator(conv_backward, conv_backward_fake)
-
-
 def _context(ctx, inputs, output) -> None:
     x, gain, weight, shift, taps, bias, *ctx.geometry = inputs
     ctx.save_for_backward(x, gain, weight, shift, taps, bias)
@@ -274,4 +270,5 @@ def _gradients(ctx, grad: Tensor):
     return dx, dgain, *found, dbias, *[None] * 5
 
 
-rf_conv.register_autograd(_gradients, setup_context=_context)
+rf_conv = operator(conv, conv_fake, _gradients, _context)
+rf_conv_backward = operator(conv_backward, conv_backward_fake)

@@ -11,6 +11,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from mmrfa.ops.native_build import old_torch
 from mmrfa.ops.norm import unsupported_norm
 from mmrfa.ops.receptive_field import out_size
 from mmrfa.ops.triton_configs import LAST_ONLY, OPTIONS, axes, configs
@@ -27,6 +28,9 @@ BUSY = 8_000_000  # clock cycles, some 5 ms: longer than a layer is started
 @cache
 def unavailable() -> str | None:
     """Import Triton; None, or why the kernels cannot be used here."""
+    reason = old_torch(torch.__version__)
+    if reason is not None:
+        return reason
     try:
         import triton
     except ImportError as error:

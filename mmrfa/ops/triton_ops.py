@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmrfa.ops import native_reference, triton_launch
 from mmrfa.ops.folding import as_autocast, folded_features
+from mmrfa.ops.native_build import old_torch
 from mmrfa.ops.native_reference import differentiable
 from mmrfa.ops.receptive_field import Pair, out_size
 from mmrfa.ops.recompute import recompute
@@ -305,18 +306,25 @@ def moments_backward_fake(grad_mean, grad_covariance, x, *rest):
 # The operators --------------------------------------------------------------
 
 
-def operator(run, fake) -> torch.library.CustomOpDef:
-    """``run`` as ``mmrfa_triton::rf_...``, with what it returns."""
+def operator(
+    run: Callable,
+    fake: Callable,
+    gradients: Callable | None = None,
+    context: Callable | None = None,
+) -> Callable:
+    """``run`` as ``mmrfa_triton::rf_...``: what it returns, its gradients.
+
+    A torch that knows no such operators gets ``run`` itself, which
+    :func:`triton_launch.unavailable` keeps from being used.
+    """
+    if old_torch(torch.__version__):
+        return run
     name = f'mmrfa_triton::rf_{run.__name__}'
     op = torch.library.custom_op(name, run, mutates_args=())
     op.register_fake(fake)
+    if gradients is not None:
+        op.register_autograd(gradients, setup_context=context)
     return op
-
-
-rf_features = operator(features, features_fake)
-rf_features_backward = operator(features_backward, features_backward_fake)
-rf_moments = operator(moments, moments_fake)
-rf_moments_backward = operator(moments_backward, moments_backward_fake)
 
 
 def _features_context(ctx, inputs, output) -> None:
@@ -347,12 +355,14 @@ def _moments_gradients(ctx, grad_mean: Tensor, grad_covariance: Tensor):
     return rf_moments_backward(*grads, x, mean, *ctx.geometry), *[None] * 4
 
 
-rf_features.register_autograd(
-    _features_gradients, setup_context=_features_context
+rf_features = operator(
+    features, features_fake, _features_gradients, _features_context
 )
-rf_moments.register_autograd(
-    _moments_gradients, setup_context=_moments_context
+rf_features_backward = operator(features_backward, features_backward_fake)
+rf_moments = operator(
+    moments, moments_fake, _moments_gradients, _moments_context
 )
+rf_moments_backward = operator(moments_backward, moments_backward_fake)
 
 
 # What the `triton` forms share ----------------------------------------------

@@ -41,7 +41,8 @@ def needed_by_torch() -> set[str]:
         re.sub('[-_.]+', '-', d.metadata['Name']).lower(): d
         for d in distributions()
     }
-    todo, names = ['torch'], set()
+    # torch 2.1 imports packaging without asking for it.
+    todo, names = ['torch', 'packaging'], set()
     seen = set()
     while todo:
         name = todo.pop()
