@@ -8,7 +8,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 PREFIX = '_kernels_torch_'
-OLDEST_TORCH = (2, 4)  # custom operators with gradients
+OLDEST_TORCH = (2, 6)  # that custom operators were tried with, compiled too
 
 
 def old_torch(torch_version: str) -> str | None:

@@ -17,6 +17,7 @@ from mmrfa.ops.native_reference import differentiable
 from mmrfa.ops.receptive_field import out_size
 from mmrfa.ops.triton_launch import common, is_wide, last_channel
 from mmrfa.ops.triton_ops import (
+    Ints,
     features,
     features_backward_fake,
     gradients,
@@ -108,9 +109,9 @@ def conv(
     shift: Tensor,
     taps: Tensor,
     bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
     groups: int,
     unfold: bool,
 ) -> Tensor:
@@ -179,9 +180,9 @@ def conv_backward(
     weight: Tensor,
     shift: Tensor,
     taps: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
     groups: int,
     unfold: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -5,6 +5,7 @@ RFCBAMConv and RFCAConv is plain PyTorch.
 """
 
 from collections.abc import Callable
+from typing import List  # noqa: UP035
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from mmrfa.ops.triton_launch import (
     strides,
 )
 
+# An older torch (seen: 2.6) reads no other spelling in a signature.
+Ints = List[int]  # noqa: UP006
 # Programs that share a sum over positions, no more than fill a large GPU.
 MOST_PROGRAMS = 1024
 
@@ -42,10 +45,10 @@ def features(
     gain: Tensor | None,
     weight: Tensor,
     shift: Tensor,
-    kernel: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
     unfold: bool = False,
 ) -> Tensor:
     """Compute ``native_reference.rf_weighted``.
@@ -93,10 +96,10 @@ def features_backward(
     gain: Tensor | None,
     weight: Tensor,
     shift: Tensor,
-    kernel: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
     unfold: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, gain (empty without one), weight and shift.
@@ -212,10 +215,10 @@ def features_backward_fake(grad, x, gain, weight, shift, *geometry):
 
 def moments(
     x: Tensor,
-    kernel: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
 ) -> tuple[Tensor, Tensor]:
     """Compute ``native_reference.rf_moments``.
 
@@ -266,10 +269,10 @@ def moments_backward(
     grad_covariance: Tensor,
     x: Tensor,
     mean: Tensor,
-    kernel: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
 ) -> Tensor:
     """Gradient of x: each value of the field counts in both factors."""
     arguments = common(x, kernel, stride, padding, dilation)
