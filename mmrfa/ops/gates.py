@@ -53,7 +53,9 @@ def spatial_gate(x: Tensor, weight: Tensor) -> Tensor:
         Tensor: (N, 1, H, W), values in (0, 1).
     """
     pooled = torch.cat([x.amax(1, True), x.mean(1, True)], 1)
-    return F.conv2d(pooled, weight, padding=weight.size(-1) // 2).sigmoid()
+    # In a trace of torch 2.1 a single number would be lost.
+    padding = [weight.size(-1) // 2] * 2
+    return F.conv2d(pooled, weight, padding=padding).sigmoid()
 
 
 def coordinate_gates(x: Tensor, *params) -> tuple[Tensor, Tensor]:

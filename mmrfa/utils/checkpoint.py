@@ -4,7 +4,6 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrfa.errors import InputError
+from mmrfa.utils.old_unpickling import restricted_pickle
 
 TRUST = 'MMRFA_TRUST_CHECKPOINT'
 
@@ -22,9 +22,9 @@ def load_checkpoint_file(
     """Load a local checkpoint with ``weights_only=True``.
 
     What MMEngine adds to the tensors (settings, the log history, NumPy
-    numbers) is let through as well; that needs torch 2.6 or later. Whoever
-    sets the environment variable ``MMRFA_TRUST_CHECKPOINT=1`` loads whatever
-    is in the file, and runs whatever code is in it.
+    numbers) is let through as well. Whoever sets the environment variable
+    ``MMRFA_TRUST_CHECKPOINT=1`` loads whatever is in the file, and runs
+    whatever code is in it.
 
     Args:
         path (str | Path): file written by ``torch.save``.
@@ -43,10 +43,10 @@ def load_checkpoint_file(
         raise InputError(f'checkpoint {path}: expected a file, found none')
     trusted = os.environ.get(TRUST) == '1'
     try:
-        with nullcontext() if trusted else _mmengine_globals():
-            content = torch.load(
-                path, map_location=map_location, weights_only=not trusted
-            )
+        if trusted:
+            content = torch.load(path, map_location, weights_only=False)
+        else:
+            content = _load_safely(path, map_location)
     except (PermissionError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # foreign bytes make unpickling raise anything
@@ -68,24 +68,34 @@ def load_checkpoint_file(
     return content
 
 
-def _mmengine_globals() -> AbstractContextManager:
-    """Allow what MMEngine's own checkpoints hold besides tensors."""
+def _load_safely(path: Path, map_location) -> object:
+    allowed = _mmengine_globals()
     if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
-        return nullcontext()  # torch before 2.6 cannot be told
+        # torch before 2.6 cannot be told what to allow
+        pickle = restricted_pickle(allowed)
+        return torch.load(path, map_location, pickle, weights_only=False)
+    pairs = [(value, name) for name, value in allowed.items()]
+    with torch.serialization.safe_globals(pairs):
+        return torch.load(path, map_location, weights_only=True)
+
+
+def _mmengine_globals() -> dict[str, object]:
+    """What MMEngine's own checkpoints hold besides tensors, by name."""
     kinds = (np.dtype(scalar) for scalar in np.sctypeDict.values())
-    allowed = {type(kind) for kind in kinds if kind.kind in 'biufcSU'}
-    # NumPy renamed its core package in 2.0; files hold either name.
-    core = np._core if hasattr(np, '_core') else np.core
-    for package in ('numpy.core', 'numpy._core'):
-        for name in ('_reconstruct', 'scalar'):
-            function = getattr(core.multiarray, name)
-            allowed.add((function, f'{package}.multiarray.{name}'))
+    classes = {type(kind) for kind in kinds if kind.kind in 'biufcSU'}
     # NumPy writes the content of an empty array as a call of bytes.
-    allowed |= {np.ndarray, np.dtype, slice, bytes}
+    classes |= {np.ndarray, np.dtype, slice, bytes}
+    allowed = {f'{kind.__module__}.{kind.__name__}': kind for kind in classes}
+    # How NumPy writes arrays and numbers. It renamed its core package in
+    # 2.0; files hold either name.
+    for value in np.zeros(1), np.float64(0):
+        function = value.__reduce__()[0]
+        for package in ('numpy.core', 'numpy._core'):
+            allowed[f'{package}.multiarray.{function.__name__}'] = function
     try:
         from mmengine.logging import HistoryBuffer
     except ImportError:
-        return torch.serialization.safe_globals(list(allowed))
+        return allowed
 
     def method_of(owner: type, name: str) -> Callable:
         # A history refers to its own methods through getattr. Getattr as
@@ -94,8 +104,8 @@ def _mmengine_globals() -> AbstractContextManager:
             raise ValueError('GLOBAL builtins.getattr')
         return getattr(owner, name)
 
-    allowed |= {HistoryBuffer, (method_of, 'builtins.getattr')}
-    return torch.serialization.safe_globals(list(allowed))
+    name = f'{HistoryBuffer.__module__}.{HistoryBuffer.__name__}'
+    return allowed | {name: HistoryBuffer, 'builtins.getattr': method_of}
 
 
 def load_safely_everywhere() -> None:
