@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 # Threads that wait must not spin: on a shared machine that costs 10 times.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help base ops demo test test-classification lint clean
+.PHONY: help base ops demo test test-classification test-oldest lint clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' '$(ROOT)/Makefile' \
@@ -58,11 +58,16 @@ test-classification: ## mmpretrain in .venv-cls, on another torch
 	  --ignore tests/test_ops/test_triton.py \
 	  $(PYTEST_ARGS)
 
+test-oldest: ## operators and layers on the oldest torch, in .venv-oldest
+	@$(BOOTSTRAP) oldest
+	@cd '$(ROOT)'; '$(ROOT)/.venv-oldest/bin/python' -m pytest \
+	  tests/test_ops tests/test_layers $(PYTEST_ARGS)
+
 lint: ## ruff and codespell
 	@$(BOOTSTRAP) lint
 	@cd '$(ROOT)'; '$(VENV)/ruff' check; '$(VENV)/ruff' format --check; \
 	'$(VENV)/codespell'
 
 clean: ## remove environments and caches; data and work_dirs stay
-	@cd '$(ROOT)'; rm -rf .venv .venv-cls .pytest_cache .ruff_cache build dist mmrfa/.mim; \
+	@cd '$(ROOT)'; rm -rf .venv .venv-cls .venv-oldest .pytest_cache .ruff_cache build dist mmrfa/.mim; \
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@
     bootstrap.py test   ops and pytest
     bootstrap.py lint   ruff and codespell only
     bootstrap.py classification   mmpretrain and pytest, in ``.venv-cls``
+    bootstrap.py oldest   the oldest torch and pytest, in ``.venv-oldest``
     bootstrap.py check  say what is installed; exit 1 if base is not
 
 Needs nothing but Python itself. What is already there is left alone, so that
@@ -38,6 +39,7 @@ PYTHON = VENV / 'bin' / 'python'
 LOG = REPO / 'work_dirs' / 'install.log'
 REQUIREMENTS = REPO / 'requirements'
 PYTHONS = (3, 10), (3, 14)
+OLDEST_TORCH_PYTHON = (3, 11)
 # GB that installing takes, with a little to spare.
 DISK_TORCH, DISK_REST, DISK_OPS, DISK_BUILD = 1.5, 1.0, 0.5, 1.0
 DISK_CUDA = 9.0  # with what pip fetches
@@ -450,15 +452,37 @@ def classification(torch: str) -> None:
 
     ``torch`` is for the first one and means nothing here.
     """
-    global VENV, PYTHON
-    VENV = REPO / '.venv-cls'
-    PYTHON = VENV / 'bin' / 'python'
+    use_environment('.venv-cls')
     lines = (REQUIREMENTS / 'classification.txt').read_text().splitlines()
     if version_of('torchvision') is None:
         check_disk(REPO, DISK_CUDA)
     base(' '.join(line for line in lines if line.startswith('torch')))
     install_file('classification.txt')
     install_kernels()
+
+
+def oldest(torch: str) -> None:
+    """Make a third environment, of the oldest torch; ``torch`` is as above."""
+    use_environment('.venv-oldest')
+    if sys.version_info[:2] > OLDEST_TORCH_PYTHON:
+        version = '.'.join(map(str, OLDEST_TORCH_PYTHON))
+        raise Stop(
+            f'the oldest torch is for Python {version} at most, got '
+            f'{sys.version.split()[0]}; name another with: '
+            f'make PYTHON=python{version} test-oldest'
+        )
+    make_venv()
+    if version_of('torch') is None:
+        check_disk(REPO, DISK_CUDA)
+    pip('oldest.txt', 'install', '-r', REQUIREMENTS / 'oldest.txt')
+    install_mmrfa()
+
+
+def use_environment(name: str) -> None:
+    """Install into another folder than ``.venv`` from here on."""
+    global VENV, PYTHON
+    VENV = REPO / name
+    PYTHON = VENV / 'bin' / 'python'
 
 
 def check(torch: str) -> None:
@@ -476,6 +500,7 @@ COMMANDS = dict(
     test=test,
     lint=lint,
     classification=classification,
+    oldest=oldest,
     check=check,
 )
 

@@ -6,6 +6,7 @@ environment, and neither checks that its companions are there.
 """
 
 import warnings
+from importlib import util
 from importlib.metadata import PackageNotFoundError, version
 
 # module: (fork, tested from, up to), (original, tested from, up to)
@@ -31,8 +32,9 @@ def check_family() -> None:
     """Say in one line what is wrong with the installed OpenMMLab packages.
 
     Raises:
-        ImportError: a package is missing, both families are there, or a
-            version is older than the oldest tested one.
+        ImportError: a package is missing, both families are there, a
+            version is older than the oldest tested one, or the original
+            mmseg lacks mmcv's operators, which the fork does not import.
 
     Warns:
         UserWarning: a version is newer than the tested ones.
@@ -74,6 +76,13 @@ def check_family() -> None:
                     f'{installed} is installed',
                     stacklevel=3,
                 )
+    if originals and not _has_operators():
+        raise ImportError(
+            'mmrfa.models: mmsegmentation needs the compiled operators of '
+            'mmcv, which are not installed; pip install --no-build-isolation '
+            '--no-cache-dir --force-reinstall --no-deps '
+            f'mmcv=={PACKAGES["mmcv"][1][1]}'
+        )
 
 
 def package_of(module: str) -> str:
@@ -100,6 +109,10 @@ def _installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _has_operators() -> bool:
+    return util.find_spec('mmcv._ext') is not None
 
 
 def _key(text: str) -> tuple[int, ...]:

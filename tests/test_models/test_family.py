@@ -1,5 +1,7 @@
 """Which OpenMMLab packages are there, and is that a working set."""
 
+import sys
+
 import pytest
 
 from mmrfa.models import family
@@ -18,8 +20,9 @@ ORIGINAL = {
 }
 
 
-def check(monkeypatch, installed):
+def check(monkeypatch, installed, operators=True):
     monkeypatch.setattr(family, '_installed', installed.get)
+    monkeypatch.setattr(family, '_has_operators', lambda: operators)
     family.check_family()
 
 
@@ -54,6 +57,16 @@ def test_broken_sets(monkeypatch, installed, message):
         check(monkeypatch, installed)
     assert '\n' not in str(error.value)
     assert 'install' in str(error.value).rpartition(';')[2]
+
+
+def test_the_original_mmseg_needs_operators(monkeypatch):
+    check(monkeypatch, FORK, operators=False)
+    with pytest.raises(ImportError, match='needs the compiled operators'):
+        check(monkeypatch, ORIGINAL, operators=False)
+    monkeypatch.undo()
+    assert family._has_operators()
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
+    assert not family._has_operators()
 
 
 def test_newer_versions_only_warn(monkeypatch):
