@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mmrfa.errors import InputError
+from mmrfa.models.family import package_of
 from mmrfa.utils.cli import run_tool
 
 from .tool_calls import REPO, TINY_SEG, TOOLS, error_of, run_script
@@ -232,7 +233,10 @@ def test_work_dir_is_a_file(call, capsys, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ('missing', 'expected'),
-    [('mmcv._ext', '`make ops`'), ('mmdet', 'mmdetection')],
+    [
+        ('mmcv._ext', 'compiled operators of mmcv'),
+        ('mmdet', package_of('mmdet')),
+    ],
 )
 def test_detector_without_its_packages(tmp_path, missing, expected) -> None:
     """As on a machine where the module is not there."""
