@@ -165,13 +165,21 @@ def parse_args(
         rank and the trust in checkpoints, is put into its environment.
 
     Raises:
-        InputError: a piece of ``--cfg-options`` is no ``KEY=VALUE``.
+        InputError: a piece of ``--cfg-options`` is no ``KEY=VALUE``, or its
+            value is none that MMEngine reads.
     """
+    # argparse passes on what DictAction raises
     try:
         args = parser.parse_args(argv)
-    except ValueError as error:  # argparse passes what DictAction raises
+    except ValueError as error:
         raise InputError(
             f'--cfg-options: expected KEY=VALUE pieces ({error})'
+        ) from error
+    except (AssertionError, RecursionError) as error:
+        raise InputError(
+            '--cfg-options: expected numbers, strings, lists and tuples of '
+            'them as values; entries of a dict are set one by one '
+            f'(KEY.ENTRY=VALUE), a list of dicts in a config ({error})'
         ) from error
     if getattr(args, 'local_rank', None) is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

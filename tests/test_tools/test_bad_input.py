@@ -86,6 +86,11 @@ def test_config_file(fails, tmp_path, name, content, expected) -> None:
         (BACKBONE + 'type=RFAResNett', ['RFAResNett is not in the']),
         (BACKBONE + 'deph=18', ['deph']),
         (BACKBONE, ['KEY=VALUE']),
+        (BACKBONE + 'depth=[(1,2', ['--cfg-options', 'Imbalanced brackets']),
+        (
+            BACKBONE + 'plugins=[dict(cfg=dict(type=1),stages=(1,1))]',
+            ['--cfg-options', 'KEY.ENTRY=VALUE'],
+        ),
         ('model=3', ['expected a model', 'got 3']),
         ('param_scheduler.7.type=a', ['--cfg-options', str(TINY_SEG)]),
     ],
