@@ -14,6 +14,10 @@ from mmrfa.errors import InputError
 from mmrfa.utils.old_unpickling import restricted_pickle
 
 TRUST = 'MMRFA_TRUST_CHECKPOINT'
+# Whether it can be told what to allow: since 2.6.
+TORCH_HAS_LISTS = hasattr(
+    torch.serialization, 'get_unsafe_globals_in_checkpoint'
+)
 
 
 def load_checkpoint_file(
@@ -70,8 +74,7 @@ def load_checkpoint_file(
 
 def _load_safely(path: Path, map_location) -> object:
     allowed = _mmengine_globals()
-    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
-        # torch before 2.6 cannot be told what to allow
+    if not TORCH_HAS_LISTS:
         pickle = restricted_pickle(allowed)
         return torch.load(path, map_location, pickle, weights_only=False)
     pairs = [(value, name) for name, value in allowed.items()]

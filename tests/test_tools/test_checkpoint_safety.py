@@ -10,6 +10,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from mmrfa.errors import InputError
+from mmrfa.utils import checkpoint
 from mmrfa.utils.checkpoint import (
     TRUST,
     check_fits,
@@ -18,6 +19,18 @@ from mmrfa.utils.checkpoint import (
 )
 
 from .tool_calls import TINY_SEG
+
+
+@pytest.fixture(params=['torch', 'own'])
+def reader(request, monkeypatch) -> None:
+    """Torch's list of what a file may name, and ours for torch before 2.6."""
+    if request.param == 'own':
+        monkeypatch.setattr(checkpoint, 'TORCH_HAS_LISTS', False)
+    elif not checkpoint.TORCH_HAS_LISTS:
+        pytest.skip('came with torch 2.6')
+
+
+either_reader = pytest.mark.usefixtures('reader')
 
 
 class Reduce:
@@ -35,6 +48,7 @@ def save(path, content):
     return path
 
 
+@either_reader
 def test_own_checkpoint_needs_no_trust(trained) -> None:
     """With log history, optimizer state and the data set's description."""
     content = load_checkpoint_file(trained / 'iter_6.pth')
@@ -46,6 +60,7 @@ def test_own_checkpoint_needs_no_trust(trained) -> None:
     assert content['optimizer']['state']
 
 
+@either_reader
 def test_numpy_values(tmp_path) -> None:
     values = dict(
         floats=np.arange(3.0),
@@ -60,6 +75,7 @@ def test_numpy_values(tmp_path) -> None:
         assert np.array_equal(found[name], value), name
 
 
+@either_reader
 @pytest.mark.parametrize('package', [b'numpy.core', b'numpy._core'])
 def test_numpy_of_either_age(tmp_path, package) -> None:
     """NumPy renamed its core package in 2.0."""
@@ -79,6 +95,7 @@ def write_pickle(path, data: bytes) -> None:
         archive.write_record('byteorder', b'little', 6)
 
 
+@either_reader
 @pytest.mark.parametrize('name', ['__init__', '__class__', '_set_default'])
 def test_getattr_reaches_nothing_else(tmp_path, name) -> None:
     """A log history brings getattr along, but only for its statistics."""
@@ -95,6 +112,49 @@ def test_getattr_reaches_nothing_else(tmp_path, name) -> None:
         load_checkpoint_file(path)
 
 
+@either_reader
+def test_classes_keep_their_methods(tmp_path) -> None:
+    """A pickle may fill the objects that it makes, but not their class."""
+    before = HistoryBuffer.mean
+    path = tmp_path / 'a.pth'
+    write_pickle(
+        path,
+        b'\x80\x02}X\x01\x00\x00\x00a'
+        b'cmmengine.logging.history_buffer\nHistoryBuffer\n'
+        b'N}X\x04\x00\x00\x00meanX\x01\x00\x00\x00xs\x86bs.',
+    )
+    with pytest.raises(InputError):
+        load_checkpoint_file(path)
+    assert HistoryBuffer.mean is before
+
+
+@either_reader
+def test_shared_and_odd_tensors(tmp_path) -> None:
+    """Views of one storage, other types, gradients, old files."""
+    weight = torch.arange(6.0).view(2, 3)
+    content = dict(
+        weight=weight,
+        view=weight[0],
+        half=weight.bfloat16(),
+        mask=weight > 2,
+        parameter=torch.nn.Parameter(weight),
+        state=torch.nn.Linear(2, 2).state_dict(),
+        names={'a', 'b'},
+    )
+    for old in False, True:
+        path = tmp_path / f'{old}.pth'
+        torch.save(content, path, _use_new_zipfile_serialization=not old)
+        found = load_checkpoint_file(path)
+        assert torch.equal(found['weight'], weight)
+        assert found['view'].data_ptr() == found['weight'].data_ptr()
+        assert found['half'].dtype == torch.bfloat16
+        assert torch.equal(found['mask'], weight > 2)
+        assert found['parameter'].requires_grad
+        assert found['state'].keys() == content['state'].keys()
+        assert found['names'] == {'a', 'b'}
+
+
+@either_reader
 def test_trust_is_given_by_name(tmp_path, monkeypatch) -> None:
     mark = tmp_path / 'ran'
     path = save(tmp_path / 'a.pth', dict(a=Reduce(os.mkdir, str(mark))))
@@ -106,6 +166,7 @@ def test_trust_is_given_by_name(tmp_path, monkeypatch) -> None:
     assert mark.exists()
 
 
+@either_reader
 def test_mmengine_itself_loads_safely(tmp_path, monkeypatch) -> None:
     """MMEngine's loader would fall back to running the code."""
     monkeypatch.setattr(
