@@ -69,6 +69,13 @@ def test_right_python_passes(bootstrap, version):
     bootstrap.check_python(version)
 
 
+def test_the_oldest_torch_names_its_python(bootstrap, monkeypatch):
+    monkeypatch.setattr(bootstrap.sys, 'version_info', (3, 12, 1, 'final', 0))
+    with pytest.raises(bootstrap.Stop, match='make PYTHON=python3.11 test-o'):
+        bootstrap.oldest('')
+    assert not bootstrap.VENV.exists()
+
+
 def test_full_disk_stops_before_anything(bootstrap, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=int(1.2e9))
     monkeypatch.setattr(bootstrap.shutil, 'disk_usage', lambda _: usage)

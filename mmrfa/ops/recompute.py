@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Since torch 2.3; before, torch.compile breaks its graph at the check below.
+# Since torch 2.3. Older ones cannot compile a recomputation (seen: 2.1).
 _is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 

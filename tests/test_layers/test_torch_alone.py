@@ -41,8 +41,9 @@ def needed_by_torch() -> set[str]:
         re.sub('[-_.]+', '-', d.metadata['Name']).lower(): d
         for d in distributions()
     }
-    # torch 2.1 imports packaging without asking for it.
-    todo, names = ['torch', 'packaging'], set()
+    todo, names = ['torch'], set()
+    if installed['torch'].version.startswith('2.1.'):
+        todo.append('packaging')  # imported without being asked for
     seen = set()
     while todo:
         name = todo.pop()

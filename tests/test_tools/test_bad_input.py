@@ -238,10 +238,9 @@ def test_work_dir_is_a_file(call, capsys, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ('missing', 'expected'),
-    [
-        ('mmcv._ext', 'compiled operators of mmcv'),
-        ('mmdet', package_of('mmdet')),
-    ],
+    [('mmcv._ext', '`make ops`'), ('mmdet', 'onedl-mmdetection')]
+    if package_of('mmdet') == 'onedl-mmdetection'
+    else [('mmcv._ext', 'mmcv==2.1.0'), ('mmdet', 'package mmdet')],
 )
 def test_detector_without_its_packages(tmp_path, missing, expected) -> None:
     """As on a machine where the module is not there."""
