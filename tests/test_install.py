@@ -31,6 +31,7 @@ def bootstrap(tmp_path, monkeypatch):
     monkeypatch.setattr(module, 'PYTHON', tmp_path / '.venv/bin/python')
     monkeypatch.setattr(module, 'LOG', tmp_path / 'work_dirs/install.log')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setenv('PIP_NO_CACHE_DIR', '0')  # put back if it is changed
     return module
 
 
@@ -84,6 +85,19 @@ def test_full_disk_stops_before_anything(bootstrap, tmp_path, monkeypatch):
         bootstrap.make_venv()
     assert re.search(r'2\.5 GB .* got 1\.2 GB', str(stop.value))
     assert not bootstrap.VENV.exists()
+
+
+@pytest.mark.parametrize('command', ['classification', 'oldest'])
+def test_full_disk_stops_before_cuda_is_fetched(
+    bootstrap, tmp_path, monkeypatch, command
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=int(7.9e9))
+    monkeypatch.setattr(bootstrap.shutil, 'disk_usage', lambda _: usage)
+    monkeypatch.setattr(bootstrap, 'REQUIREMENTS', REPO / 'requirements')
+    monkeypatch.setattr(bootstrap, 'make_venv', lambda: None)
+    monkeypatch.setattr(bootstrap.sys, 'version_info', (3, 11, 7, 'final', 0))
+    with pytest.raises(bootstrap.Stop, match=r'8\.0 GB .* got 7\.9 GB'):
+        getattr(bootstrap, command)('')
 
 
 def test_missing_venv_module_names_the_package(bootstrap, monkeypatch):
