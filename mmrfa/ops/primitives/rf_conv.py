@@ -6,15 +6,12 @@ import torch
 from torch import Tensor
 
 from mmrfa.ops.common.taps import Conv, softmax_over_taps, sum_over_taps
-from mmrfa.ops.common.tracing import is_compiling
 from mmrfa.ops.common.window import Window, like_input
-from mmrfa.ops.primitives import flops
 from mmrfa.ops.primitives.define import (
     define,
     differentiable,
     empty_like,
     gradients,
-    unavailable,
 )
 from mmrfa.ops.primitives.features import linear, wide_field
 from mmrfa.ops.primitives.folding import Folded
@@ -74,8 +71,6 @@ def rf_conv(
     Returns:
         Tensor: (N, O, Ho, Wo), dtype and memory format of x.
     """
-    if not (is_compiling() or unavailable()):
-        flops.register()
     four = [None] * 4
     if isinstance(gates, PositionGates):
         four[:2] = gates
