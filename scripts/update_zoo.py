@@ -25,7 +25,8 @@ def main() -> None:
     files = {REPO / 'model-index.yml': metafiles.index(REPO)}
     for folder in metafiles.folders(REPO):
         params = {
-            path.stem: parameters(network(path)) for path in folder.glob('*.py')
+            path.stem: parameters(network(path))
+            for path in folder.glob('*.py')
         }
         metafile, readme = metafiles.render(folder, params, runs)
         for name, table in paper_tables().items():

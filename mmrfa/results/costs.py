@@ -1,6 +1,5 @@
 """Counting parameters and operations, MMEngine's way and the paper's."""
 
-import logging
 from functools import cache, partial
 from inspect import signature
 from math import prod
@@ -137,8 +136,6 @@ def count(
         sizes = dict.fromkeys(('img_shape', 'batch_input_shape'), shape[1:])
         sample = BaseDataElement(metainfo=dict(sizes, scale_factor=(1, 1)))
         model.forward = partial(model.forward, data_samples=[sample])
-    # It warns about every kind of operation that counts nothing.
-    logging.getLogger('mmengine').setLevel(logging.ERROR)
     with torch.no_grad(), use_backend('reference'):
         analyzer = FlopAnalyzer(model, (torch.zeros(1, *shape),))
         analyzer.unsupported_ops_warnings(False)
@@ -154,5 +151,3 @@ def count(
                 f'{shape[1]} x {shape[2]}: {error}'
             ) from error
     return parameters(model), flops
-
-

@@ -236,5 +236,8 @@ def test_a_table_goes_between_its_marks():
     page = 'a\n<!-- table: b -->\nold\n<!-- end of table -->\n'
     page += '<!-- table: c -->\nold\n<!-- end of table -->\nd\n'
     expected = 'a\n<!-- table: b -->\n\n| new |\n\n<!-- end of table -->\n'
-    assert put(page, 'b', '| new |\n') == expected + page[page.index('<!-- table: c') :]
+    assert (
+        put(page, 'b', '| new |\n')
+        == expected + page[page.index('<!-- table: c') :]
+    )
     assert put(page, 'none', '| new |\n') == page

@@ -29,8 +29,10 @@ def test_runs_on_the_screen_and_in_a_file(call, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     craft(tmp_path / 'work_dirs/r18', R18, {'accuracy/top1': 70.0})
     craft(tmp_path / 'work_dirs/early', R18, {'accuracy/top1': 1.0}, step=5)
+    capsys.readouterr()
     assert call(TOOL, 'imagenet') == 0
     shown = capsys.readouterr().out
+    assert shown.startswith('## ImageNet-1k')  # no line of MMEngine's log
     assert f'| `{R18}` | Top-1 | 69.59 | 70.00 | +0.41 | 0 |' in shown
     assert shown.endswith('is not finished, evaluated at 5 of 100\n')
     arguments = 'imagenet', '--runs', 'work_dirs/r18', '--out', 'out.md'
@@ -78,7 +80,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(call, capsys, tmp_path):
         (['--runs', empty], 'expected a finished training run, found none'),
         (['--runs', tmp_path / 'nowhere'], 'expected a finished training'),
         (['--runs', tmp_path / 'early'], 'evaluated at 5 of 100'),
-        (['aw', '--costs'], 'expected a table with costs, got aw'),
+        (['aw', '--costs'], 'imagenet, voc0712, coco, got aw'),
         (['aw', '--out', tmp_path / 'no/where.md'], 'expected a folder'),
         (['aw', '--out', empty], 'expected a file'),
     ):

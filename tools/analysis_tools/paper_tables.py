@@ -9,10 +9,8 @@ multiply-add for two operations, so do we. Nothing is trained for that.
 """
 
 import argparse
-import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 from mmrfa.errors import InputError
@@ -21,6 +19,7 @@ from mmrfa.results.runs import Run, collect_runs
 from mmrfa.results.tables import compare_costs, compare_scores, rows
 from mmrfa.results.zoo import config_files
 from mmrfa.utils.cli import parse_args, run_tool
+from mmrfa.utils.config import import_package
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +30,11 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv (list[str] | None): arguments; None reads the command line.
     """
+    import_package('mmengine.logging')
+    from mmengine.logging import MMLogger
+
+    # MMEngine logs the use of MMRFA_DATA_ROOT to where the tables go.
+    MMLogger.get_current_instance().setLevel('WARNING')
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,24 +66,38 @@ def main(argv: list[str] | None = None) -> None:
         '--out', metavar='FILE.md', help='write to this file, not the screen'
     )
     args = parse_args(parser, argv)
-
+    out = args.out and Path(args.out)
+    if out and not out.parent.is_dir():
+        raise InputError(f'--out {out}: expected a folder {out.parent}')
+    if out and out.is_dir():
+        raise InputError(f'--out {out}: expected a file, got a folder')
     tables = [paper_table(name) for name in args.tables]
     tables = tables or list(paper_tables().values())
     configs = config_files(ROOT)
     if args.commands:
         text = commands(tables, configs)
     elif args.costs:
-        text = costs(tables, configs, chosen=bool(args.tables))
+        counted = [table for table in tables if table.counted]
+        if args.tables and counted != tables:
+            known = [t.name for t in paper_tables().values() if t.counted]
+            raise InputError(
+                f'--costs: expected tables out of {", ".join(known)}, got '
+                f'{", ".join(args.tables)}'
+            )
+        text = '\n'.join(
+            f'## {table.title}\n\n{compare_costs(table, configs)}'
+            for table in counted
+        )
     else:
         runs, notes = read_runs(args.runs, configs)
         text = '\n'.join(compare_scores(t, configs, runs) for t in tables)
         if notes:
             text += '\nNot counted:\n\n'
             text += ''.join(f'- {note}\n' for note in notes)
-    if args.out is None:
+    if out is None:
         print(text, end='')
     else:
-        write(text, Path(args.out))
+        out.write_text(text, encoding='utf-8')
 
 
 def read_runs(
@@ -110,24 +128,6 @@ def read_runs(
         runs += [run for run in found if run not in runs]
         notes += left
     return runs, notes
-
-
-def costs(
-    tables: list[PaperTable], configs: dict[str, Path], chosen: bool
-) -> str:
-    """Count the networks of the tables; those without costs must not be
-    chosen by name."""
-    for table in tables:
-        if chosen and table.counted is None:
-            raise InputError(
-                f'--costs: expected a table with costs, got {table.name}, '
-                'which has none'
-            )
-    return '\n'.join(
-        f'## {table.title}\n\n{compare_costs(table, configs)}'
-        for table in tables
-        if table.counted
-    )
 
 
 def commands(tables: list[PaperTable], configs: dict[str, Path]) -> str:
@@ -166,20 +166,6 @@ def command(path: Path) -> str:
         f'{start} --work-dir work_dirs/{path.stem}/seed0 '
         '--cfg-options randomness.seed=0'
     )
-
-
-def write(text: str, path: Path) -> None:
-    """Write a file in one step: whole or not at all."""
-    if not path.parent.is_dir():
-        raise InputError(f'--out {path}: expected a folder {path.parent}')
-    if path.is_dir():
-        raise InputError(f'--out {path}: expected a file, got a folder')
-    with tempfile.NamedTemporaryFile(
-        'w', encoding='utf-8', dir=path.parent, delete=False
-    ) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
 
 
 if __name__ == '__main__':
