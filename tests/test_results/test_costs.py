@@ -102,6 +102,8 @@ def test_every_form_costs_the_same(operator, form):
                 layer(x)
             again = by_mmengine(layer, x)
     except RuntimeError as error:
+        if 'cannot run' not in str(error):
+            raise
         pytest.skip(str(error))
     assert counter.get_total_flops() == literal.get_total_flops()
     assert again == flops
