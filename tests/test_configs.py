@@ -15,6 +15,8 @@ from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 
+from mmrfa.results.zoo import TAGS
+
 CONFIGS = Path(__file__).parents[1] / 'configs'
 # The last two have tests of their own.
 OTHERS = {'_base_', 'demo', 'imagenet', 'yolox'}
@@ -26,15 +28,7 @@ FILES = sorted(
 ZOO = [name for name in FILES if '/' in name]
 VARIANTS = [name for name in ZOO if re.search(r'_r\d+-(?!d\d)', name)]
 
-OPERATORS = {
-    'rfa': 'RFAConv',
-    'rfcbam': 'RFCBAMConv',
-    'rfca': 'RFCAConv',
-    'cam': 'CAMConv',
-    'cbam': 'CBAMConv',
-    'ca': 'CAConv',
-    'aw': 'AWConv',
-}
+OPERATORS = {tag: operator for operator, tag in TAGS.items()}
 NAME = re.compile(
     r'(?P<algorithm>[a-z0-9-]+)_r(?P<depth>\d+)(-(?P<operator>[a-z]+))?'
     r'(-d(?P<stride>\d+))?(_(?P<neck>fpn))?'

@@ -1,16 +1,20 @@
 """Files as MMEngine leaves them, of runs that never were."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
 
-REPO = Path(__file__).parents[1]
+from mmrfa.results.zoo import config_files
+
+REPO = Path(__file__).parents[2]
+CONFIGS = config_files(REPO)
 
 
-def config_file(name: str) -> Path:
-    (path,) = REPO.glob(f'configs/*/{name}.py')
-    return path
+@cache
+def read(name: str) -> Config:
+    return Config.fromfile(CONFIGS[name], import_custom_modules=False)
 
 
 def craft(
@@ -23,9 +27,8 @@ def craft(
     **options,
 ) -> Path:
     """Files as a training run leaves them; the folder with ``vis_data``."""
-    config = Config.fromfile(config_file(name))
-    config.merge_from_dict(options)
-    config.merge_from_dict({'randomness': dict(seed=seed)})
+    config = read(name).copy()
+    config.merge_from_dict({**options, 'randomness': dict(seed=seed)})
     place = folder / time
     (place / 'vis_data').mkdir(parents=True)
     text = ''.join(f'{k} = {v!r}\n' for k, v in config.to_dict().items())

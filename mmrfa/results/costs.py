@@ -1,16 +1,17 @@
 """Counting parameters and operations, MMEngine's way and the paper's."""
 
-import logging
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from math import prod
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from mmrfa.errors import InputError
 from mmrfa.ops import use_backend
-from mmrfa.utils.paper_tables import paper_table
+from mmrfa.utils.config import import_scope, load_config
+from mmrfa.utils.run import build_model
 
 
 class Classifier(nn.Module):
@@ -33,21 +34,39 @@ class Classifier(nn.Module):
         return self.fc(self.backbone(x)[-1].mean((2, 3)))
 
 
-def imagenet_network(model: str, conv: str) -> Classifier:
-    """Build the network of a row of the paper's ImageNet table.
+@cache
+def count_config(path: Path, size: int) -> tuple[int, float]:
+    """Count the network of a config of the zoo as the RFAConv paper counts.
 
     Args:
-        model (str): 'ResNet-18', 'ResNet-34', ...
-        conv (str): 'plain' or an operator.
+        path (Path): the config. One of mmpretrain's is counted without that
+            package: as the backbone and a linear layer.
+        size (int): height and width of the image.
 
     Returns:
-        Classifier: with 1000 classes and random weights.
-    """
-    from mmrfa.models import RFAResNet
+        tuple[int, float]: parameters, multiply-adds, see :func:`count`.
 
-    operator = None if conv == 'plain' else dict(type=conv)
-    depth = int(model.removeprefix('ResNet-'))
-    return Classifier(RFAResNet(depth, attention_conv=operator), 1000)
+    Raises:
+        InputError: the model cannot be built.
+    """
+    return count(network(path), (3, size, size), as_published=True)
+
+
+def network(path: Path) -> nn.Module:
+    """Build the network that :func:`count_config` counts."""
+    from mmengine.registry import MODELS
+
+    config = load_config(str(path))
+    if config.get('default_scope') == 'mmpretrain':
+        backbone = MODELS.build(config.model.backbone)
+        return Classifier(backbone, config.model.head.num_classes)
+    import_scope(config)
+    return build_model(config)
+
+
+def parameters(model: nn.Module) -> int:
+    """Count the parameters of a model."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _shape(value) -> list[int] | None:
@@ -117,8 +136,6 @@ def count(
         sizes = dict.fromkeys(('img_shape', 'batch_input_shape'), shape[1:])
         sample = BaseDataElement(metainfo=dict(sizes, scale_factor=(1, 1)))
         model.forward = partial(model.forward, data_samples=[sample])
-    # It warns about every kind of operation that counts nothing.
-    logging.getLogger('mmengine').setLevel(logging.ERROR)
     with torch.no_grad(), use_backend('reference'):
         analyzer = FlopAnalyzer(model, (torch.zeros(1, *shape),))
         analyzer.unsupported_ops_warnings(False)
@@ -133,30 +150,4 @@ def count(
                 f'{type(model).__name__}: cannot run on an image of '
                 f'{shape[1]} x {shape[2]}: {error}'
             ) from error
-    return sum(p.numel() for p in model.parameters()), flops
-
-
-def paper_comparison() -> str:
-    """Count every network of the paper's ImageNet table, beside its numbers.
-
-    Returns:
-        str: a Markdown table.
-    """
-    table = paper_table('imagenet')
-    lines = [
-        '| Network | Conv | Params (M) | published | FLOPs (G) | published |',
-        '| --- | --- | --- | --- | --- | --- |',
-    ]
-    for row in table.rows:
-        network = imagenet_network(row['model'], row['conv'])
-        params, flops = count(network, (3, 224, 224), as_published=True)
-        cells = (
-            row['model'],
-            row['conv'],
-            table.text('params', params / 1e6),
-            table.text('params', row['params']),
-            table.text('gflops', flops / 1e9),
-            table.text('gflops', row['gflops']),
-        )
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+    return parameters(model), flops

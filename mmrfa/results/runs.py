@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from mmrfa.errors import InputError
 
@@ -39,6 +40,33 @@ MACHINE = {
 }
 
 
+class Metric(NamedTuple):
+    """How MMEngine names and scales a score.
+
+    Attributes:
+        heading (str): in tables and metafiles, as OpenMMLab's have it.
+        keys (tuple[str, ...]): MMEngine's names, the first found counts.
+        factor (int): makes it per cent.
+    """
+
+    heading: str
+    keys: tuple[str, ...]
+    factor: int
+
+
+METRICS = {
+    'top1': Metric('Top-1', ('accuracy/top1',), 1),
+    'top5': Metric('Top-5', ('accuracy/top5',), 1),
+    'miou': Metric('mIoU', ('mIoU',), 1),
+    'ap': Metric('box AP', ('coco/bbox_mAP', 'pascal_voc/mAP'), 100),
+    'ap50': Metric('AP50', ('coco/bbox_mAP_50', 'pascal_voc/AP50'), 100),
+    'ap75': Metric('AP75', ('coco/bbox_mAP_75', 'pascal_voc/AP75'), 100),
+    'aps': Metric('APs', ('coco/bbox_mAP_s',), 100),
+    'apm': Metric('APm', ('coco/bbox_mAP_m',), 100),
+    'apl': Metric('APl', ('coco/bbox_mAP_l',), 100),
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """One finished training run.
@@ -49,7 +77,8 @@ class Run:
         seed (int | None): its random seed; None where no file tells.
         metrics (dict[str, float]): of the evaluation after the last step,
             as MMEngine names and scales them. What was not a number, or -1
-            (COCO's mark for "no such objects"), is left out.
+            (COCO's mark for "no such objects"), is left out; so is VOC's
+            mean AP over other thresholds than COCO's ten.
         changes (tuple[str, ...]): settings other than those of the config
             in the zoo, one text each.
     """
@@ -59,6 +88,20 @@ class Run:
     seed: int | None
     metrics: dict[str, float]
     changes: tuple[str, ...]
+
+    def score(self, metric: str) -> float | None:
+        """Look up a score.
+
+        Args:
+            metric (str): a key of ``METRICS``.
+
+        Returns:
+            float | None: in per cent; None where the run does not have it.
+        """
+        for key in METRICS[metric].keys:
+            if key in self.metrics:
+                return self.metrics[key] * METRICS[metric].factor
+        return None
 
 
 def collect_runs(
@@ -146,35 +189,59 @@ def _config_name(place: Path) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def _last_evaluation(scalars: Path) -> tuple[int, dict[str, float]]:
-    """Step and metrics of the last line that has any; step 0 if none has."""
-    step, metrics = 0, {}
-    lines = scalars.read_text().splitlines()
+def read_scalars(file: Path) -> list[dict]:
+    """Read MMEngine's log of losses and metrics.
+
+    Args:
+        file (Path): ``scalars.json``, a JSON object on each line.
+
+    Returns:
+        list[dict]: the lines; without the last one if it is half written,
+        as the run may go on, or was killed.
+
+    Raises:
+        InputError: anything else in a line.
+    """
+    found = []
+    lines = file.read_text(errors='replace').splitlines()
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            # Training lines have a loss; MMEngine gives both a time.
-            if 'loss' in entry or 'step' not in entry:
-                continue
-            found = {
-                key: float(value)
-                for key, value in entry.items()
-                if key not in ('step', 'time', 'data_time')
-                and not isinstance(value, str)
-            }
-        except (TypeError, ValueError, AttributeError) as error:
-            if number == len(lines):  # still being written
+        except ValueError:
+            if number == len(lines):
                 break
+            entry = None
+        if not isinstance(entry, dict):
             raise InputError(
-                f'{scalars}: expected JSON in line {number}, got {line[:40]!r}'
-            ) from error
+                f'{file}: expected a JSON object in line {number}, got '
+                f'{line[:40]!r}'
+            )
+        found.append(entry)
+    return found
+
+
+def _last_evaluation(scalars: Path) -> tuple[int, dict[str, float]]:
+    """Step and metrics of the last line that has any; step 0 if none has."""
+    step, metrics = 0, {}
+    for entry in read_scalars(scalars):
+        # Training lines have a loss; MMEngine gives both a time.
+        if 'loss' in entry or not isinstance(entry.get('step'), int):
+            continue
+        found = {
+            key: float(value)
+            for key, value in entry.items()
+            if key not in ('step', 'time', 'data_time')
+            and isinstance(value, int | float)
+        }
         if found:
-            step = int(entry['step'])
+            step = entry['step']
             metrics = {
                 key: value
                 for key, value in found.items()
                 if math.isfinite(value) and value != -1
             }
+    if 'pascal_voc/AP95' not in metrics:  # a mean over fewer thresholds
+        metrics.pop('pascal_voc/mAP', None)
     return step, metrics
 
 
