@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from mmrfa.errors import InputError
-from mmrfa.utils.cli import run_tool
+from mmrfa.engine.cli import run_tool
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from mmrfa.errors import InputError
-from mmrfa.utils.cli import add_config_arguments, run_tool
-from mmrfa.utils.config import load_config
+from mmrfa.engine.cli import add_config_arguments, run_tool
+from mmrfa.engine.config import load_config
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from mmrfa.datasets.sample import write_sample
-from mmrfa.utils.cli import run_tool
+from mmrfa.engine.cli import run_tool
 
 
 def main(argv: list[str] | None = None) -> None:

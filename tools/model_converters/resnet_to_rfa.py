@@ -11,9 +11,9 @@ import argparse
 import sys
 
 from mmrfa.errors import InputError
-from mmrfa.utils.checkpoint import load_checkpoint_file, state_dict_of
-from mmrfa.utils.cli import add_cfg_options, add_trust, parse_args, run_tool
-from mmrfa.utils.config import load_config, require_packages
+from mmrfa.checkpoints.reading import load_checkpoint_file, state_dict_of
+from mmrfa.engine.cli import add_cfg_options, add_trust, parse_args, run_tool
+from mmrfa.engine.config import load_config, require_packages
 
 DEPTHS = (18, 34, 50, 101, 152)
 
@@ -66,8 +66,8 @@ def main(argv: list[str] | None = None) -> None:
     add_cfg_options(parser)
     args = parse_args(parser, argv)
     require_packages()
-    from mmrfa.convert.files import check_target, save
-    from mmrfa.convert.plain import (
+    from mmrfa.checkpoints.writing import check_target, save
+    from mmrfa.models.weights.plain import (
         fill_from_plain,
         find_prefix,
         network_settings,
@@ -179,9 +179,9 @@ def calibrate(net: 'RFAResNet', config: 'Config', batches: int) -> None:  # noqa
     from mmengine.registry import MODELS
     from mmengine.runner import Runner
 
-    from mmrfa.convert.moments import measure
+    from mmrfa.models.weights.moments import measure
     from mmrfa.datasets import check_data_roots
-    from mmrfa.utils.config import import_scope
+    from mmrfa.engine.config import import_scope
 
     import_scope(config)
     check_data_roots(config, ('train',))

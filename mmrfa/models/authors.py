@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from mmrfa.convert.depth import BLOCK, find_depth
-from mmrfa.convert.report import Report
+from mmrfa.checkpoints.names import BLOCK, find_depth
+from mmrfa.checkpoints.report import Report
 from mmrfa.errors import InputError
-from mmrfa.models import RFAResNet
+from mmrfa.models.backbones import RFAResNet
 
 # Parts of an operator, by operator: their name and ours.
 _GATE = {

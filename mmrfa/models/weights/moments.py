@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrfa.convert.identity import feature_norm, set_moments
+from mmrfa.models.weights.identity import feature_norm, set_moments
 from mmrfa.layers import AttentionConv2d
 
 Moments = tuple[Tensor, Tensor]
