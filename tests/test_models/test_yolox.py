@@ -23,7 +23,7 @@ from torch import nn
 
 from mmrfa.errors import InputError
 from mmrfa.layers import OPERATORS, AttentionConv2d
-from mmrfa.models.family import package_of
+from mmrfa.openmmlab import package_of
 
 REPO = Path(__file__).resolve().parents[2]
 ZOO = REPO / 'configs' / 'yolox'
@@ -439,8 +439,8 @@ def test_without_compiled_operators():
         'import sys\n'
         "sys.modules['mmcv._ext'] = None\n"
         f'{"import mmrfa.models" if forks else ""}\n'
-        'from mmrfa.utils.cli import run_tool\n'
-        'from mmrfa.utils.config import load_config\n'
+        'from mmrfa.engine.cli import run_tool\n'
+        'from mmrfa.engine.config import load_config\n'
         f'path = {str(ZOO / "yolox_s-rfa_8xb8-300e_coco.py")!r}\n'
         'sys.exit(run_tool(lambda: load_config(path)))\n',
     )

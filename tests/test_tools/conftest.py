@@ -7,20 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mmrfa.utils.cli import run_tool
+from mmrfa.engine.cli import run_tool
 
-from .tool_calls import TINY_SEG, TOOLS, run_script
-
-
-def forget_instances() -> None:
-    """Drop the loggers and visualizers that MMEngine keeps by name."""
-    from mmengine.utils import ManagerMixin
-
-    kinds = [ManagerMixin]
-    while kinds:
-        kind = kinds.pop()
-        kind._instance_dict.clear()
-        kinds += kind.__subclasses__()
+from .tool_calls import TINY_SEG, TOOLS, forget_instances, run_script
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmrfa.errors import InputError
-from mmrfa.models.family import package_of
-from mmrfa.utils.cli import run_tool
+from mmrfa.openmmlab import package_of
 
 from .tool_calls import REPO, TINY_SEG, TOOLS, error_of, run_script
 
@@ -253,40 +251,3 @@ def test_detector_without_its_packages(tmp_path, missing, expected) -> None:
     done = run_script(tool, config, '--work-dir', 'work', cwd=tmp_path)
     assert expected in error_of(done.returncode, done.stderr)
     assert not (tmp_path / 'work').exists()
-
-
-def test_debugging_shows_the_traceback(monkeypatch, capsys) -> None:
-    def main() -> None:
-        raise InputError('a thing')
-
-    assert run_tool(main) == 2
-    assert capsys.readouterr().err == 'error: a thing\n'
-    monkeypatch.setenv('MMRFA_DEBUG', '1')
-    assert run_tool(main) == 2
-    assert 'Traceback' in capsys.readouterr().err
-
-
-def test_stopped_by_the_user(capsys) -> None:
-    def main() -> None:
-        raise KeyboardInterrupt
-
-    assert run_tool(main) == 130
-    assert 'Traceback' not in capsys.readouterr().err
-
-
-def test_defects_pass() -> None:
-    """What is no user's error keeps its traceback."""
-
-    def main() -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_tool(main)
-
-
-def test_disk_full(capsys) -> None:
-    def main() -> None:
-        raise OSError(28, 'No space left on device', 'iter_6.pth')
-
-    assert run_tool(main) == 2
-    assert 'No space left on device: iter_6.pth' in capsys.readouterr().err

@@ -35,6 +35,17 @@ def run_script(
     )
 
 
+def forget_instances() -> None:
+    """Drop the loggers and visualizers that MMEngine keeps by name."""
+    from mmengine.utils import ManagerMixin
+
+    kinds = [ManagerMixin]
+    while kinds:
+        kind = kinds.pop()
+        kind._instance_dict.clear()
+        kinds += kind.__subclasses__()
+
+
 def error_of(status: int, stderr: str) -> str:
     """The one error line of a run that had to fail."""
     lines = [s for s in stderr.splitlines() if s.startswith('error: ')]

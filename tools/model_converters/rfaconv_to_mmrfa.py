@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from mmrfa.checkpoints.reading import load_checkpoint_file, state_dict_of
+from mmrfa.checkpoints.writing import check_target, save
 from mmrfa.engine.cli import add_trust, parse_args, run_tool
 from mmrfa.engine.config import require_packages
 
@@ -29,7 +30,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(parser, argv)
     require_packages()
     from mmrfa.models.authors import convert_authors
-    from mmrfa.checkpoints.writing import check_target, save
 
     check_target(args.src, args.dst)
     state = state_dict_of(load_checkpoint_file(args.src), args.src)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mmrfa.datasets import CamVidDataset, check_data_roots
 from mmrfa.errors import InputError
-from mmrfa.utils.cli import user_message
+from mmrfa.engine.cli import user_message
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 CAMVID = 'deeplabv3plus/deeplabv3plus_r18-d16_1xb8-4k_camvid-256x256.py'
