@@ -7,12 +7,16 @@ import torch
 from mmseg.models.backbones import ResNet, ResNetV1c, ResNetV1d
 from torch import nn
 
-from mmrfa.models.weights.identity import feature_norm, set_moments, start_from_conv
-from mmrfa.models.weights.moments import measure
-from mmrfa.models.weights.plain import fill_from_plain
 from mmrfa.errors import InputError
 from mmrfa.layers import OPERATORS, AttentionConv2d
 from mmrfa.models import RFAResNet, RFAResNetV1c
+from mmrfa.models.weights.identity import (
+    feature_norm,
+    set_moments,
+    start_from_conv,
+)
+from mmrfa.models.weights.moments import measure
+from mmrfa.models.weights.plain import fill_from_plain
 
 CONVS = [dict(type=operator.__name__) for operator in OPERATORS]
 CONVS.append(dict(type='RFAConv', mode='unfold'))

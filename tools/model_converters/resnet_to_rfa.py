@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('src', help='checkpoint of an ordinary ResNet')
     parser.add_argument('dst', help='checkpoint to write')
-    parser.add_argument('--depth', type=int, required=True, choices=DEPTHS.values())
+    depths = list(DEPTHS.values())
+    parser.add_argument('--depth', type=int, required=True, choices=depths)
     parser.add_argument(
         '--attention-conv', required=True, help='an operator, as RFAConv'
     )

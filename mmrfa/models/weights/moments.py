@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrfa.models.weights.identity import feature_norm, set_moments
 from mmrfa.layers import AttentionConv2d
+from mmrfa.models.weights.identity import feature_norm, set_moments
 
 Moments = tuple[Tensor, Tensor]
 

@@ -52,9 +52,11 @@ def fill_from_plain(
     :func:`mmrfa.models.weights.moments.estimate`.
 
     Args:
-        net (nn.Module): an ``RFAResNet``, initialised; changed in place once all fits.
-        state (dict[str, Tensor]): parameters of an ordinary ResNet, see
-            :func:`plain_names`; anything outside of the backbone is dropped.
+        net (nn.Module): an ``RFAResNet``, initialised; changed in place once
+            all fits.
+        state (dict[str, Tensor]): parameters of an ordinary ResNet, with
+            the names that :func:`~mmrfa.checkpoints.names.plain_names`
+            knows; anything outside of the backbone is dropped.
         source (str): where they come from, for messages.
 
     Returns:

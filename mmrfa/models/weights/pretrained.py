@@ -109,9 +109,7 @@ def pretrained_of(module: nn.Module) -> list[dict]:
     ]
 
 
-def fill(
-    module: nn.Module, state: dict[str, Tensor], source: str
-) -> set[str]:
+def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> set[str]:
     """Load what fits and log what was filled, left alone and not used.
 
     An operator is not filled from a plain convolution, whose weight has the
