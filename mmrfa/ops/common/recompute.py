@@ -1,16 +1,16 @@
 """Keep inputs instead of intermediate results for backward."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Since torch 2.3. Older ones cannot compile a recomputation (seen: 2.1).
-_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+from mmrfa.ops.common.tracing import is_compiling, is_exporting
 
 
-def recompute(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def recompute(run: Callable[..., Any], *inputs: Tensor) -> Any:
     """Run a function that is run once more in backward.
 
     ``torch.utils.checkpoint`` without its random state, and with the check
@@ -23,22 +23,21 @@ def recompute(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         *inputs (Tensor): kept for backward.
 
     Returns:
-        Tensor: ``run(*inputs)``.
+        Any: ``run(*inputs)``.
     """
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or is_exporting():
         return run(*inputs)
-    if _is_compiling():
-        guarded = run
-    else:
-        versions = [tensor._version for tensor in inputs]
+    if is_compiling():  # it tracks modified inputs by itself
+        return checkpoint(run, *inputs, use_reentrant=False)
+    versions = [tensor._version for tensor in inputs]
 
-        def guarded(*inputs: Tensor) -> Tensor:
-            if versions != [tensor._version for tensor in inputs]:
-                raise RuntimeError(
-                    'one of the tensors needed for backward was modified by '
-                    'an in-place operation after the forward pass'
-                )
-            return run(*inputs)
+    def guarded(*inputs: Tensor) -> Any:
+        if versions != [tensor._version for tensor in inputs]:
+            raise RuntimeError(
+                'one of the tensors needed for backward was modified by '
+                'an in-place operation after the forward pass'
+            )
+        return run(*inputs)
 
     return checkpoint(
         guarded,

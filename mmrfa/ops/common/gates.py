@@ -5,12 +5,14 @@ apply it in whatever layout is cheapest.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrfa.ops.norm import normalize
+from mmrfa.ops.common.norm import ConvNorm, Norm, normalize
+from mmrfa.ops.common.taps import Conv
 
 
 def channel_gate(
@@ -58,7 +60,23 @@ def spatial_gate(x: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(pooled, weight, padding=padding).sigmoid()
 
 
-def coordinate_gates(x: Tensor, *params) -> tuple[Tensor, Tensor]:
+class CoordinateGates(NamedTuple):
+    """The layers of coordinate attention over C channels.
+
+    Attributes:
+        squeeze (ConvNorm): 1x1 convolution to ``hidden`` channels, and norm.
+        expand_h (Conv): (C, hidden, 1, 1), for the rows.
+        expand_w (Conv): (C, hidden, 1, 1), for the columns.
+    """
+
+    squeeze: ConvNorm
+    expand_h: Conv
+    expand_w: Conv
+
+
+def coordinate_gates(
+    x: Tensor, layers: CoordinateGates
+) -> tuple[Tensor, Tensor]:
     """Weigh rows and columns by coordinate attention.
 
     The means over the width and over the height are joined along their
@@ -67,46 +85,40 @@ def coordinate_gates(x: Tensor, *params) -> tuple[Tensor, Tensor]:
 
     Args:
         x (Tensor): (N, C, H, W).
-        *params: see :func:`gates_of_means`.
+        layers (CoordinateGates): of the attention.
 
     Returns:
         tuple[Tensor, Tensor]: row gate (N, C, H, 1) and column gate
         (N, C, 1, W), values in (0, 1).
     """
-    return gates_of_means(x.mean(3, True), x.mean(2, True), *params)
+    return gates_of_means(x.mean(3, True), x.mean(2, True), layers, normalize)
 
 
 def gates_of_means(
     rows: Tensor,
     columns: Tensor,
-    squeeze: Tensor,
-    squeeze_bias: Tensor | None,
-    norm: Callable[[Tensor], Tensor],
-    expand_h: Tensor,
-    expand_h_bias: Tensor,
-    expand_w: Tensor,
-    expand_w_bias: Tensor,
+    layers: CoordinateGates,
+    normalize: Callable[[Tensor, Norm], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Compute :func:`coordinate_gates` from the two means.
 
     Args:
         rows (Tensor): mean over the width, (N, C, H, 1).
         columns (Tensor): mean over the height, (N, C, 1, W).
-        squeeze (Tensor): (hidden, C, 1, 1), with ``squeeze_bias`` (hidden,).
-        norm (Callable): batch norm over the hidden channels.
-        expand_h (Tensor): (C, hidden, 1, 1), with ``expand_h_bias`` (C,).
-        expand_w (Tensor): (C, hidden, 1, 1), with ``expand_w_bias`` (C,).
+        layers (CoordinateGates): of the attention.
+        normalize (Callable): ``norm.normalize``, or what stands for it.
 
     Returns:
         tuple[Tensor, Tensor]: as :func:`coordinate_gates`.
     """
     lengths = [rows.size(2), columns.size(3)]
     joined = torch.cat([rows, columns.transpose(2, 3)], 2)
-    joined = F.conv2d(joined, squeeze, squeeze_bias)
-    joined = F.hardswish(normalize(norm, joined))
+    joined = F.conv2d(joined, layers.squeeze.weight, layers.squeeze.bias)
+    joined = F.hardswish(normalize(joined, layers.squeeze.norm))
     rows, columns = joined.split(lengths, 2)
     columns = columns.transpose(2, 3)
+    expand_h, expand_w = layers.expand_h, layers.expand_w
     return (
-        F.conv2d(rows, expand_h, expand_h_bias).sigmoid(),
-        F.conv2d(columns, expand_w, expand_w_bias).sigmoid(),
+        F.conv2d(rows, expand_h.weight, expand_h.bias).sigmoid(),
+        F.conv2d(columns, expand_w.weight, expand_w.bias).sigmoid(),
     )
