@@ -257,8 +257,8 @@ def test_names_in_checkpoints():
         'num_batches_tracked',
     ]
     operator = [
-        'conv.weight',
-        'conv.bias',
+        'weight',
+        'bias',
         'attn.weight',
         'feature.weight',
         *(f'norm.{key}' for key in norm),
@@ -275,12 +275,12 @@ def test_names_in_checkpoints():
         for key in operator[:4]
     }
     assert shapes == {
-        'conv.weight': (48, 24, 3, 3),
-        'conv.bias': (48,),
+        'weight': (48, 24, 3, 3),
+        'bias': (48,),
         'attn.weight': (216, 1, 1, 1),
         'feature.weight': (216, 1, 3, 3),
     }
-    key = 'backbone.stage1.0.depthwise_conv.conv.conv.weight'
+    key = 'backbone.stage1.0.depthwise_conv.conv.weight'
     assert separable[key].shape == (16, 1, 3, 3)
 
 

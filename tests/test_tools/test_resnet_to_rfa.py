@@ -12,8 +12,8 @@ from mmrfa.checkpoints.names import operators_in
 from mmrfa.checkpoints.reading import load_checkpoint_file
 from mmrfa.engine.config import import_scope, load_config
 from mmrfa.engine.run import build_model, build_runner
+from mmrfa.layers import set_moments
 from mmrfa.models import RFAResNet
-from mmrfa.models.weights.identity import set_moments
 
 REPO = Path(__file__).parents[2]
 CONFIG = 'deeplabv3plus/deeplabv3plus_r18-d16_4xb4-20k_voc12aug-512x512.py'
@@ -42,7 +42,10 @@ def test_result_loads_as_pretrained(tool, plain, tmp_path, capsys):
     assert tool(source, target, *options) == 0
     printed = capsys.readouterr().out
     assert 'fc.weight: not in the backbone' in printed
-    assert 'layer2.0.conv1.weight -> layer2.0.conv1.conv.weight' in printed
+    assert (
+        'layer2.0.conv1.weight -> layer2.0.conv1.weight, times 9 in RFAConv'
+        in printed
+    )
     assert all(f'  {key}' in printed for key in net.state_dict())
     ours = RFAResNet(
         18,

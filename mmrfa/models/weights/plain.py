@@ -13,7 +13,6 @@ from mmrfa.checkpoints.names import (
 )
 from mmrfa.checkpoints.report import Report
 from mmrfa.errors import InputError
-from mmrfa.models.weights.identity import start_from_conv
 from mmrfa.models.weights.moments import estimate
 
 _STAGE = re.compile(r'layer(\d)\.')
@@ -47,8 +46,8 @@ def fill_from_plain(
 ) -> Report:
     """Start from an ordinary ResNet, with unchanged features in eval mode.
 
-    See :mod:`mmrfa.models.weights.identity` for what the operators become. For
-    training mode, the batch norms inside them are set by
+    The operators start as :meth:`mmrfa.layers.AttentionConv2d.start_as_conv`
+    says. For training mode, the batch norms inside them are set by
     :func:`mmrfa.models.weights.moments.estimate`.
 
     Args:
@@ -109,10 +108,10 @@ def fill_from_plain(
         own, 'of the operator, set so that the features stay'
     )
     for name, operator in operators.items():
-        factor = start_from_conv(operator, values.pop(f'{name}.weight'))
-        del report.missing[f'{name}.conv.weight']
+        factor = operator.start_as_conv(values.pop(f'{name}.weight'))
+        del report.missing[f'{name}.weight']
         report.converted[origin[f'{name}.weight']] = (
-            f'{name}.conv.weight, times {factor} in {type(operator).__name__}'
+            f'{name}.weight, times {factor:g} in {type(operator).__name__}'
         )
     net.load_state_dict(values, strict=False)
     estimate(net)
