@@ -266,7 +266,8 @@ def test_ordinary_weights_fill_all_but_the_operators(tmp_path, log):
     text = log.text
     assert f'filled: {len(plain.state_dict()) - 8} of {len(own)}' in text
     assert 'left at their initial value: 64 tensors in layer1.0.conv1' in text
-    assert 'not used: 9 tensors in layer1.0.conv1' in text
+    assert 'not used: 1 tensors in fc' in text
+    assert "'PretrainedResNet' starts from them): 8 tensors in la" in text
     assert 'layer1.0.conv1 (RFAConv) at its random initial value' in text
     operator = net.layer2[0].conv1
     assert operator.weight.std().item() == pytest.approx(

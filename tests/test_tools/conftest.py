@@ -1,6 +1,5 @@
 """Calling the tools in this process; a run that many tests start from."""
 
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 
 from mmrfa.engine.cli import run_tool
 
-from .tool_calls import TINY_SEG, TOOLS, forget_instances, run_script
+from .tool_calls import TINY_SEG, forget_instances, load_tool, run_script
 
 
 @pytest.fixture
@@ -22,11 +21,9 @@ def call(
     monkeypatch.delenv('MMRFA_TRUST_CHECKPOINT', raising=False)
 
     def run(tool: str, *arguments: object) -> int:
-        spec = importlib.util.spec_from_file_location('tool', TOOLS / tool)
-        module = importlib.util.module_from_spec(spec)
         forget_instances()
-        spec.loader.exec_module(module)
-        return run_tool(lambda: module.main([str(a) for a in arguments]))
+        main = load_tool(tool).main
+        return run_tool(lambda: main([str(a) for a in arguments]))
 
     yield run
     os.environ.pop('MMRFA_TRUST_CHECKPOINT', None)
