@@ -109,8 +109,12 @@ def test_advice_stays_in_the_distribution(monkeypatch, packages, which):
 
 
 def test_other_imports_are_named(monkeypatch, tmp_path):
+    (tmp_path / 'ops_user.py').write_text('import mmcv._ext\n')
     (tmp_path / 'needy.py').write_text('import no_such_thing\n')
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
+    with pytest.raises(InputError, match='^ops_user needs the .*`make ops`'):
+        openmmlab.import_package('ops_user')
     with pytest.raises(InputError, match='^cannot import needy: .*no_such_t'):
         openmmlab.import_package('needy')
     with pytest.raises(InputError, match='pip install no_such_thing$'):

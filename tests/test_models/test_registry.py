@@ -30,12 +30,11 @@ def needs_compiled_operators():
     package_of('mmseg') == 'mmsegmentation',
     reason='the original mmseg needs the compiled operators itself',
 )
-@pytest.mark.parametrize('missing', ['mmcv._ext', 'mmdet'])
-def test_one_import_registers_everything(missing):
+def test_one_import_registers_everything():
     """Parts of YOLOX that cannot be built here say why."""
     code = f"""
 import sys
-sys.modules[{missing!r}] = None
+sys.modules['mmcv._ext'] = None
 import mmrfa.models
 from mmengine.fileio.backends import backends
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS
@@ -57,11 +56,8 @@ except mmrfa.errors.InputError as error:
         [sys.executable, '-c', code], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    expected = {
-        'mmcv._ext': 'needs the compiled operators of mmcv',
-        'mmdet': 'needs package onedl-mmdetection',
-    }[missing]
-    assert expected in done.stdout.splitlines()[-1]
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith('mmrfa.models.yolox needs the compiled operators')
 
 
 @every_name

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -70,12 +71,20 @@ def test_tools_pass_on_the_trust(call, trained, tmp_path, capsys) -> None:
     assert call('test.py', *arguments, '--trust-checkpoint') == 0
 
 
-@pytest.mark.parametrize('how', ['auto', 'file'])
+@pytest.mark.parametrize('how', ['auto', 'file', 'older names'])
 def test_resume_continues(call, trained, tmp_path, how) -> None:
     checkpoint = trained / 'iter_6.pth'
     if how == 'auto':
         (tmp_path / 'last_checkpoint').write_text(str(checkpoint))
-    resume = ['--resume'] + [checkpoint] * (how == 'file')
+    if how == 'older names':  # of operators, before they owned their weight
+        content = load(checkpoint)
+        content['state_dict'] = {
+            re.sub(r'(layer4\.\d\.conv1)\.(weight|bias)', r'\1.conv.\2', k): v
+            for k, v in content['state_dict'].items()
+        }
+        checkpoint = tmp_path / 'older.pth'
+        torch.save(content, checkpoint)
+    resume = ['--resume'] + [checkpoint] * (how != 'auto')
     options = ['train_cfg.max_iters=8', 'train_cfg.val_interval=100']
     status = call(
         'train.py', TINY_SEG, '--work-dir', tmp_path, *resume,
@@ -186,11 +195,10 @@ def test_slurm_starts_one_task_per_gpu(tmp_path) -> None:
 
 
 def test_tools_need_no_repository(tmp_path) -> None:
-    """The help of each tool works from another folder."""
-    for tool in ('train.py', 'test.py', 'misc/print_config.py'):
-        done = run_script(tool, '--help', cwd=tmp_path)
-        assert done.returncode == 0
-        assert '--cfg-options' in done.stdout
+    """Those in a folder too work from another one."""
+    done = run_script('misc/print_config.py', '--help', cwd=tmp_path)
+    assert done.returncode == 0
+    assert '--cfg-options' in done.stdout
 
 
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
