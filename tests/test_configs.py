@@ -335,7 +335,7 @@ def test_starts_from_weights_that_can_be_turned_off(name):
 @pytest.mark.parametrize('name', FILES)
 def test_has_what_the_tools_need(name):
     cfg = load(name)
-    assert cfg.custom_imports.imports == ['mmrfa.models', 'mmrfa.datasets']
+    assert cfg.custom_imports.imports == ['mmrfa.models']
     assert not cfg.custom_imports.allow_failed_imports
     for key in ('val_evaluator', 'test_evaluator', 'visualizer', 'tta_model'):
         assert cfg[key].type

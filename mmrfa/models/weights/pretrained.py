@@ -1,7 +1,7 @@
 """Starting a backbone from a checkpoint, with a report of what was filled."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 from urllib.error import URLError
@@ -10,9 +10,10 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmrfa.convert.plain import fill_from_plain
+from mmrfa.checkpoints.names import current_names, operators_in
+from mmrfa.checkpoints.reading import load_checkpoint_file, state_dict_of
 from mmrfa.errors import InputError
-from mmrfa.utils.checkpoint import load_checkpoint_file, state_dict_of
+from mmrfa.models.weights.plain import fill_from_plain
 
 # Kinds of init_cfg: names as they are, and an ordinary ResNet's converted.
 PRETRAINED = ('Pretrained', 'PretrainedResNet')
@@ -36,7 +37,9 @@ def _weights_only() -> Iterator[None]:
 
 
 def fetch_weights(
-    checkpoint: str, prefix: str | None = None
+    checkpoint: str,
+    prefix: str | None = None,
+    read: Callable[[str], dict] = load_checkpoint_file,
 ) -> dict[str, Tensor]:
     """Read the parameters behind a name.
 
@@ -45,6 +48,7 @@ def fetch_weights(
             knows, such as ``open-mmlab://resnet50_v1c``.
         prefix (str | None): take only the names that begin so, without it,
             for instance ``backbone.``. Defaults to None.
+        read (Callable): reads a local file.
 
     Returns:
         dict[str, Tensor]: parameters and buffers by name, on the CPU.
@@ -69,7 +73,7 @@ def fetch_weights(
                 f'from scratch with {FROM_SCRATCH}'
             ) from None
     else:
-        content = load_checkpoint_file(checkpoint)
+        content = read(checkpoint)
     state = state_dict_of(content, checkpoint)
     if prefix is None:
         return state
@@ -87,23 +91,54 @@ def fetch_weights(
     return part
 
 
-def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def pretrained_of(module: nn.Module) -> list[dict]:
+    """Find what a module is to be filled from.
+
+    Args:
+        module (nn.Module): any, with an ``init_cfg`` or without.
+
+    Returns:
+        list[dict]: the parts of its ``init_cfg`` that name a checkpoint.
+    """
+    init = getattr(module, 'init_cfg', None)
+    parts = init if isinstance(init, list | tuple) else [init]
+    return [
+        part
+        for part in parts
+        if isinstance(part, dict) and part.get('type') in PRETRAINED
+    ]
+
+
+def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> set[str]:
     """Load what fits and log what was filled, left alone and not used.
+
+    An operator is not filled from a plain convolution, whose weight has the
+    same name and shape: what it computes would be something else.
 
     Args:
         module (nn.Module): the network to fill.
         state (dict[str, Tensor]): parameters and buffers by name.
         source (str): where they come from, for the log.
 
+    Returns:
+        set[str]: names that were left at their initial value.
+
     Raises:
         InputError: not a single name and shape fits.
     """
+    state = current_names(state, module)
     own = module.state_dict()
     fits = {
         key: value
         for key, value in state.items()
         if key in own and own[key].shape == value.shape
     }
+    plain = []
+    for name in operators_in(module):
+        sums = {f'{name}.weight', f'{name}.bias'}
+        attention = {k for k in own if k.startswith(f'{name}.')} - sums
+        if attention and not attention & state.keys():
+            plain += [key for key in sums if fits.pop(key, None) is not None]
     if not fits:
         raise InputError(
             f'checkpoint {source}: expected weights for '
@@ -112,7 +147,7 @@ def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
             f'{next(iter(own))!r})'
         )
     module.load_state_dict(fits, strict=False)
-    reshaped = [k for k in state if k in own and k not in fits]
+    reshaped = [k for k in state if k in own and k not in (*fits, *plain)]
     # Batch counters only matter for a momentum of None.
     left = [
         key
@@ -126,9 +161,16 @@ def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
         f'  left at their initial value: {_brief(left)}',
         f'  not used: {_brief(unused)}',
     ]
+    if plain:
+        lines.append(
+            '  of plain convolutions, not used where an operator stands '
+            "(init_cfg of type 'PretrainedResNet' starts from them): "
+            + _brief(plain)
+        )
     if reshaped:
         lines.append(f'  other shape, not used: {_brief(reshaped)}')
     print_log('\n'.join(lines), logger='current')
+    return set(left)
 
 
 def fill_converted(
@@ -143,7 +185,7 @@ def fill_converted(
 
     Raises:
         InputError: it does not fit, see
-            :func:`mmrfa.convert.plain.fill_from_plain`.
+            :func:`mmrfa.models.weights.plain.fill_from_plain`.
     """
     report = fill_from_plain(net, state, source)
     lines = [

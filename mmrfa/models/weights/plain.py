@@ -1,81 +1,22 @@
 """Checkpoints of ordinary ResNets as a lossless start of RFAResNet."""
 
 import re
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmrfa.convert.depth import find_depth
-from mmrfa.convert.identity import start_from_conv
-from mmrfa.convert.moments import estimate
-from mmrfa.convert.report import Report
+from mmrfa.checkpoints.names import (
+    find_depth,
+    find_prefix,
+    operators_in,
+    plain_names,
+)
+from mmrfa.checkpoints.report import Report
 from mmrfa.errors import InputError
-from mmrfa.layers import AttentionConv2d
-
-if TYPE_CHECKING:
-    from mmrfa.models import RFAResNet
+from mmrfa.models.weights.moments import estimate
 
 _STAGE = re.compile(r'layer(\d)\.')
-_CONV_MODULE = re.compile(r'stem\.(\d)\.(conv|bn)\.')
-
-
-def find_prefix(state: dict[str, Tensor], source: str) -> str:
-    """Find what stands before the names of the backbone.
-
-    Args:
-        state (dict[str, Tensor]): parameters of a ResNet, or of a network
-            with one in it.
-        source (str): where they come from, for the error message.
-
-    Returns:
-        str: for instance '' (torchvision) or 'backbone.'.
-
-    Raises:
-        InputError: no ResNet in it, or several.
-    """
-    heads = {
-        key.partition('layer1.0.')[0] for key in state if 'layer1.0.' in key
-    }
-    found = sorted(head for head in heads if not head or head.endswith('.'))
-    if len(found) != 1:
-        raise InputError(
-            f'checkpoint {source}: expected the names of one ResNet '
-            '(layer1.0. ...), found '
-            + (
-                f'them behind {", ".join(map(repr, found))}'
-                if found
-                else f'none (first name: {next(iter(state))!r})'
-            )
-        )
-    return found[0]
-
-
-def plain_names(state: dict[str, Tensor], prefix: str) -> dict[str, str]:
-    """Translate the names of a backbone.
-
-    Args:
-        state (dict[str, Tensor]): names of torchvision, MMSegmentation,
-            MMDetection or MMPretrain (which numbers the stem of V1c in
-            another way).
-        prefix (str): what stands before them.
-
-    Returns:
-        dict[str, str]: our name by the name in ``state``, of the backbone
-        only.
-    """
-    names = {}
-    for key in state:
-        if not key.startswith(prefix):
-            continue
-        name = key.removeprefix(prefix)
-        module = _CONV_MODULE.match(name)
-        if module:
-            index = 3 * int(module[1]) + (module[2] == 'bn')
-            name = f'stem.{index}.{name[module.end() :]}'
-        if name.startswith(('conv1.', 'bn1.', 'gn1.', 'stem.', 'layer')):
-            names[key] = name
-    return names
+_PART = re.compile(r'(layer\d\.\d+\.conv\d)\.(.+\.)?')
 
 
 def network_settings(state: dict[str, Tensor], source: str) -> dict:
@@ -101,18 +42,20 @@ def network_settings(state: dict[str, Tensor], source: str) -> dict:
 
 
 def fill_from_plain(
-    net: 'RFAResNet', state: dict[str, Tensor], source: str
+    net: nn.Module, state: dict[str, Tensor], source: str
 ) -> Report:
     """Start from an ordinary ResNet, with unchanged features in eval mode.
 
-    See :mod:`mmrfa.convert.identity` for what the operators become. For
-    training mode, the batch norms inside them are set by
-    :func:`mmrfa.convert.moments.estimate`.
+    The operators start as :meth:`mmrfa.layers.AttentionConv2d.start_as_conv`
+    says. For training mode, the batch norms inside them are set by
+    :func:`mmrfa.models.weights.moments.estimate`.
 
     Args:
-        net (RFAResNet): initialised; changed in place once all fits.
-        state (dict[str, Tensor]): parameters of an ordinary ResNet, see
-            :func:`plain_names`; anything outside of the backbone is dropped.
+        net (nn.Module): an ``RFAResNet``, initialised; changed in place once
+            all fits.
+        state (dict[str, Tensor]): parameters of an ordinary ResNet, with
+            the names that :func:`~mmrfa.checkpoints.names.plain_names`
+            knows; anything outside of the backbone is dropped.
         source (str): where they come from, for messages.
 
     Returns:
@@ -146,11 +89,7 @@ def fill_from_plain(
             values[name], origin[name] = value, key
 
     wanted = net.state_dict()
-    operators = {
-        name: module
-        for name, module in net.named_modules()
-        if isinstance(module, AttentionConv2d)
-    }
+    operators = operators_in(net)
     own = [
         key
         for key in wanted
@@ -169,10 +108,10 @@ def fill_from_plain(
         own, 'of the operator, set so that the features stay'
     )
     for name, operator in operators.items():
-        factor = start_from_conv(operator, values.pop(f'{name}.weight'))
-        del report.missing[f'{name}.conv.weight']
+        factor = operator.start_as_conv(values.pop(f'{name}.weight'))
+        del report.missing[f'{name}.weight']
         report.converted[origin[f'{name}.weight']] = (
-            f'{name}.conv.weight, times {factor} in {type(operator).__name__}'
+            f'{name}.weight, times {factor:g} in {type(operator).__name__}'
         )
     net.load_state_dict(values, strict=False)
     estimate(net)
@@ -186,10 +125,12 @@ def _check(
     source: str,
 ) -> None:
     """Raise unless the names and shapes are those of the plain network."""
+    # Where a convolution has parts, it is none.
+    taken = {m[1] for name in values if (m := _PART.match(name)) and m[2]}
     for name, value in values.items():
         if name not in wanted:
             why = 'no such name in an ordinary ResNet'
-            if re.match(r'layer\d\.\d+\.conv\d\..*\.', name):
+            if name.rpartition('.')[0].startswith(tuple(taken)):
                 why = (
                     'it has an operator there already: init_cfg of type '
                     'Pretrained takes it (for the checkpoints of the RFAConv '

@@ -7,11 +7,10 @@
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrfa.convert.identity import feature_norm, set_moments
-from mmrfa.layers import AttentionConv2d
+from mmrfa.checkpoints.names import operators_in
+from mmrfa.layers import AttentionConv2d, set_moments
 
 Moments = tuple[Tensor, Tensor]
 
@@ -40,10 +39,8 @@ def estimate(net: nn.Module) -> None:
                 operator = block.conv2
             else:
                 operator = block.conv1
-            norm = isinstance(operator, AttentionConv2d) and feature_norm(
-                operator
-            )
-            if norm:
+            norm = getattr(operator, 'feature_norm', None)
+            if norm is not None:
                 set_moments(
                     norm, *(v.repeat_interleave(operator.taps) for v in inner)
                 )
@@ -82,24 +79,16 @@ def measure(net: nn.Module, batches: Iterable[Tensor]) -> int:
 
     def add(operator: AttentionConv2d, inputs: tuple[Tensor]) -> None:
         # The input of the batch norm; fused forms do not call that module.
-        y = F.conv2d(
-            inputs[0],
-            operator.feature.weight,
-            None,
-            operator.stride,
-            operator.padding,
-            operator.dilation,
-            operator.in_channels,
-        ).double()
+        y = operator.feature(inputs[0]).double()
         entry = sums.setdefault(operator, [0, 0, 0])
         entry[0] += y.numel() / y.size(1)
         entry[1] += y.sum((0, 2, 3))
         entry[2] += y.square().sum((0, 2, 3))
 
     hooks = [
-        module.register_forward_pre_hook(add)
-        for module in net.modules()
-        if isinstance(module, AttentionConv2d) and feature_norm(module)
+        operator.register_forward_pre_hook(add)
+        for operator in operators_in(net).values()
+        if operator.feature_norm is not None
     ]
     modes = {module: module.training for module in net.modules()}
     count = 0
@@ -116,5 +105,5 @@ def measure(net: nn.Module, batches: Iterable[Tensor]) -> int:
     for operator, (number, total, squares) in sums.items():
         mean = total / number
         var = (squares / number - mean**2).clamp(min=0)
-        set_moments(operator.norm, mean.float(), var.float())
+        set_moments(operator.feature_norm, mean.float(), var.float())
     return count

@@ -2,16 +2,15 @@
 
 import os
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mmrfa.checkpoints.old_unpickling import restricted_pickle
 from mmrfa.errors import InputError
-from mmrfa.utils.old_unpickling import restricted_pickle
 
 TRUST = 'MMRFA_TRUST_CHECKPOINT'
 # Whether it can be told what to allow: since 2.6.
@@ -111,90 +110,39 @@ def _mmengine_globals() -> dict[str, object]:
     return allowed | {name: HistoryBuffer, 'builtins.getattr': method_of}
 
 
-def load_safely_everywhere() -> None:
-    """Make MMEngine read local checkpoints with `load_checkpoint_file`.
+class ReadAhead:
+    """Reads local checkpoints; what the checks of a run read, only once.
 
     MMEngine's own reader falls back to running the code in a file when the
     safe way fails.
     """
-    from mmengine.runner import CheckpointLoader
 
-    def load_from_local(filename: str, map_location=None) -> dict:
+    def __init__(self) -> None:
+        self._kept: dict[str, dict] = {}
+
+    def keep(self, path: str) -> dict:
+        """Read a file and give it out again at the next reading of it."""
+        self._kept[path] = load_checkpoint_file(path)
+        return self._kept[path]
+
+    def load_from_local(self, filename: str, map_location=None) -> dict:
+        """Read a file; the signature is that of MMEngine's loaders."""
+        if filename in self._kept:
+            return self._kept.pop(filename)
         return load_checkpoint_file(filename, map_location)
 
-    CheckpointLoader.register_scheme('', load_from_local, force=True)
 
+def load_safely_everywhere() -> ReadAhead:
+    """Make MMEngine read local checkpoints with ``load_checkpoint_file``.
 
-def check_fits(content: dict, model: nn.Module, name: str) -> None:
-    """Make sure that a checkpoint fills a network exactly.
-
-    Args:
-        content (dict): a state dict, or a dict with one as ``state_dict``,
-            the two forms that MMEngine's Runner reads.
-        model (nn.Module): the network; its parameters are overwritten.
-        name (str): of the checkpoint, for the error message.
-
-    Raises:
-        InputError: missing, unexpected or other-shaped parameters; the
-            message counts them and names the first of each.
+    Returns:
+        ReadAhead: the reader that MMEngine uses from now on.
     """
-    found = content.get('state_dict', content)
-    state = OrderedDict(
-        (re.sub(r'^module\.', '', key), value) for key, value in found.items()
-    )
-    # Versions, by which modules bring old names up to date as they load.
-    state._metadata = getattr(found, '_metadata', OrderedDict())
-    own = model.state_dict()
-    reshaped = [
-        key
-        for key, value in state.items()
-        if key in own and own[key].shape != getattr(value, 'shape', None)
-    ]
-    examples = [
-        f'{key}, {tuple(getattr(state.pop(key), "shape", ()))} instead of '
-        f'{tuple(own[key].shape)}'
-        for key in reshaped
-    ]
-    result = model.load_state_dict(state, strict=False)
-    missing = [
-        key
-        for key in result.missing_keys
-        if key not in reshaped and not key.endswith('num_batches_tracked')
-    ]
-    wrong = [
-        f'{len(names)} {kind} (first: {names[0]})'
-        for kind, names in (
-            ('missing', missing),
-            ('unexpected', result.unexpected_keys),
-            ('of another shape', examples),
-        )
-        if names
-    ]
-    if wrong:
-        raise InputError(
-            f'checkpoint {name}: expected the {len(own)} tensors of this '
-            f'{type(model).__name__}, got {", ".join(wrong)}'
-        )
+    from mmengine.runner import CheckpointLoader
 
-
-def check_resumable(content: dict, name: str) -> None:
-    """Make sure that a checkpoint holds the state of a training run.
-
-    Args:
-        content (dict): what the file holds.
-        name (str): of the checkpoint, for the error message.
-
-    Raises:
-        InputError: it holds weights only.
-    """
-    needed = ('state_dict', 'meta', 'message_hub', 'optimizer')
-    lacking = [key for key in needed if key not in content]
-    if lacking:
-        raise InputError(
-            f'checkpoint {name}: expected the state of a training run to '
-            f'resume, it lacks {", ".join(lacking)}; to start from its '
-            'weights alone use --cfg-options load_from=FILE'
-        )
+    reader = ReadAhead()
+    CheckpointLoader.register_scheme('', reader.load_from_local, force=True)
+    return reader
 
 
 def state_dict_of(content: dict, name: str) -> dict[str, Tensor]:

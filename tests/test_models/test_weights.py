@@ -7,12 +7,12 @@ import torch
 from mmseg.models.backbones import ResNet, ResNetV1c, ResNetV1d
 from torch import nn
 
-from mmrfa.convert.identity import feature_norm, set_moments, start_from_conv
-from mmrfa.convert.moments import measure
-from mmrfa.convert.plain import fill_from_plain
+from mmrfa.checkpoints.names import operators_in
 from mmrfa.errors import InputError
-from mmrfa.layers import OPERATORS, AttentionConv2d
+from mmrfa.layers import OPERATORS, AttentionConv2d, set_moments
 from mmrfa.models import RFAResNet, RFAResNetV1c
+from mmrfa.models.weights.moments import measure
+from mmrfa.models.weights.plain import fill_from_plain
 
 CONVS = [dict(type=operator.__name__) for operator in OPERATORS]
 CONVS.append(dict(type='RFAConv', mode='unfold'))
@@ -56,22 +56,6 @@ def far(net, other, x):
         )
 
 
-@pytest.mark.parametrize('conv', CONVS, ids=name_of)
-def test_operator_is_the_convolution(conv):
-    """For inputs behind a ReLU; where no ReLU is inside, for any input."""
-    arguments = (32, 48, 3, 2, 2, 2, 4)
-    plain = nn.Conv2d(*arguments)
-    kind = {operator.__name__: operator for operator in OPERATORS}
-    options = {key: conv[key] for key in conv if key != 'type'}
-    operator = kind[conv['type']](*arguments, **options).eval()
-    start_from_conv(operator, plain.weight, plain.bias)
-    x = torch.randn(2, 32, 17, 14)
-    with torch.no_grad():
-        assert torch.allclose(operator(x.relu()), plain(x.relu()), atol=1e-5)
-        same = torch.allclose(operator(x), plain(x), atol=1e-5)
-    assert same == (feature_norm(operator) is None)
-
-
 @pytest.mark.parametrize(
     ('conv', 'depth'),
     [(conv, depth) for conv in CONVS[:7] for depth in (18, 34, 50, 101)]
@@ -82,8 +66,7 @@ def test_features_stay(conv, depth):
     plain = random_plain(depth=depth)
     net, report = converted(plain, conv, depth=depth)
     blocks = {18: 8, 34: 16, 50: 16, 101: 33}[depth]
-    operators = [m for m in net.modules() if isinstance(m, AttentionConv2d)]
-    assert len(operators) == blocks
+    assert len(operators_in(net)) == blocks
     assert far(net, plain, torch.randn(2, 3, 65, 48)) < 1e-5
     assert report.converted.keys() == plain.state_dict().keys()
     assert not report.dropped
@@ -174,9 +157,9 @@ def test_every_naming_as_init_cfg(naming, kind, tmp_path):
     )
     net.init_weights()
     assert far(net.eval(), plain, torch.randn(1, 3, 64, 64)) < 1e-5
-    before = net.state_dict()['layer1.0.conv1.conv.weight'].clone()
+    before = net.layer1[0].conv1.weight.clone()
     net.init_weights()
-    after = net.state_dict()['layer1.0.conv1.conv.weight']
+    after = net.layer1[0].conv1.weight
     assert torch.equal(before, after)
 
 
@@ -203,14 +186,10 @@ def test_everything_learns(conv):
         learns |= {
             key for key, p in net.named_parameters() if p.grad.abs().max() > 0
         }
-    operators = [
-        (name, module)
-        for name, module in net.named_modules()
-        if isinstance(module, AttentionConv2d)
-    ]
-    for key, _ in operators[0][1].named_parameters():
+    operators = operators_in(net)
+    for key, _ in net.layer1[0].conv1.named_parameters():
         if not key.endswith(('squeeze.bias', 'attn.bias')):
-            count = sum(f'{name}.{key}' in learns for name, _ in operators)
+            count = sum(f'{name}.{key}' in learns for name in operators)
             # A gate of two hidden units may be dead by chance.
             assert count >= len(operators) // 2, key
 
@@ -230,10 +209,10 @@ def test_training_mode_is_close_once_calibrated(conv):
     plain.eval()
     assert far(net, plain, images) < 1e-5
     neutral, _ = converted(plain, conv)
-    if feature_norm(net.layer1[0].conv1) is not None:
-        for module in neutral.modules():
-            if isinstance(module, AttentionConv2d):
-                set_moments(module.norm, 0, 1)
+    has_features = net.layer1[0].conv1.feature_norm is not None
+    if has_features:
+        for operator in operators_in(neutral).values():
+            set_moments(operator.feature_norm, 0, 1)
     estimated, _ = converted(plain, conv)
     modes = [module.training for module in net.modules()]
     assert measure(net, [images[:4], images[4:]]) == 2
@@ -242,7 +221,7 @@ def test_training_mode_is_close_once_calibrated(conv):
     for other in (plain, net, neutral, estimated):
         other.train()
     gaps = [far(n, plain, images) for n in (net, estimated, neutral)]
-    if feature_norm(net.layer1[0].conv1) is None:
+    if not has_features:
         assert max(gaps) < 1e-5
     else:
         assert gaps[0] < 0.02

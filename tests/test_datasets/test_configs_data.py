@@ -14,10 +14,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmrfa.datasets import CamVidDataset, check_data_roots
+from mmrfa.engine.cli import user_message
 from mmrfa.errors import InputError
-from mmrfa.utils.cli import user_message
 
-CONFIGS = Path(__file__).parents[1] / 'configs'
+CONFIGS = Path(__file__).parents[2] / 'configs'
 CAMVID = 'deeplabv3plus/deeplabv3plus_r18-d16_1xb8-4k_camvid-256x256.py'
 BCCD = 'faster_rcnn/faster-rcnn_r18_fpn_1xb4-36e_bccd.py'
 VOC0712 = 'faster_rcnn/faster-rcnn_r50_fpn_1x_voc0712.py'

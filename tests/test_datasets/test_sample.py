@@ -16,7 +16,7 @@ from mmrfa.datasets.sample import (
     write_sample,
 )
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 TOOL = REPO / 'tools/dataset_converters/make_sample.py'
 
 

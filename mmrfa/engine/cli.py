@@ -7,9 +7,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from mmrfa.checkpoints.reading import TRUST
+from mmrfa.engine.config import require_packages
 from mmrfa.errors import InputError
-from mmrfa.utils.checkpoint import TRUST
-from mmrfa.utils.config import require_packages
 
 DEBUG = 'MMRFA_DEBUG'
 # What the outside world can do to a run; the rest of OSError is our fault.

@@ -1,6 +1,6 @@
 """The tool that converts ordinary checkpoints, and a segmentor through it."""
 
-from importlib.util import module_from_spec, spec_from_file_location
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,25 +8,20 @@ import torch
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
-from mmrfa.convert.identity import set_moments
-from mmrfa.layers import AttentionConv2d
+from mmrfa.checkpoints.names import operators_in
+from mmrfa.checkpoints.reading import load_checkpoint_file
+from mmrfa.engine.config import import_scope, load_config
+from mmrfa.engine.run import build_model, build_runner
+from mmrfa.layers import set_moments
 from mmrfa.models import RFAResNet
-from mmrfa.utils.checkpoint import load_checkpoint_file
-from mmrfa.utils.cli import run_tool
-from mmrfa.utils.config import import_scope, load_config
-from mmrfa.utils.run import build_model, build_runner
 
 REPO = Path(__file__).parents[2]
 CONFIG = 'deeplabv3plus/deeplabv3plus_r18-d16_4xb4-20k_voc12aug-512x512.py'
 
 
 @pytest.fixture
-def tool():
-    path = REPO / 'tools/model_converters/resnet_to_rfa.py'
-    spec = spec_from_file_location(path.stem, path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *args: run_tool(lambda: module.main(list(map(str, args))))
+def tool(call):
+    return partial(call, 'model_converters/resnet_to_rfa.py')
 
 
 @pytest.fixture
@@ -47,7 +42,10 @@ def test_result_loads_as_pretrained(tool, plain, tmp_path, capsys):
     assert tool(source, target, *options) == 0
     printed = capsys.readouterr().out
     assert 'fc.weight: not in the backbone' in printed
-    assert 'layer2.0.conv1.weight -> layer2.0.conv1.conv.weight' in printed
+    assert (
+        'layer2.0.conv1.weight -> layer2.0.conv1.weight, times 9 in RFAConv'
+        in printed
+    )
     assert all(f'  {key}' in printed for key in net.state_dict())
     ours = RFAResNet(
         18,
@@ -117,15 +115,26 @@ def test_source_is_never_overwritten(tool, plain, capsys):
     assert plain[0].read_bytes() == before
 
 
-def test_segmentor_keeps_its_accuracy(
-    tool, sample_root, tmp_path, monkeypatch
+def test_calibration_checks_its_data(
+    tool, plain, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setenv('MMRFA_DATA_ROOT', str(tmp_path / 'nothing'))
+    options = ('--depth', 18, '--attention-conv', 'RFAConv')
+    config = REPO / 'configs' / CONFIG.replace('r18', 'r18-rfa')
+    target = tmp_path / 'target.pth'
+    assert tool(plain[0], target, *options, '--calibrate', config) == 2
+    err = capsys.readouterr().err
+    assert err.startswith('error: train_dataloader: expected data at ')
+    assert str(tmp_path / 'nothing') in err
+    assert not target.exists()
+
+
+def test_segmentor_keeps_its_accuracy(tool, tmp_path):
     """Train the plain twin a little, convert it whole: the same mIoU.
 
     Calibration, on images of the config, brings the training mode closer.
     """
     conv = 'RFCBAMConv'
-    monkeypatch.setenv('MMRFA_DATA_ROOT', str(sample_root))
     options = {
         'train_cfg': dict(
             type='IterBasedTrainLoop', max_iters=12, val_interval=99
@@ -208,7 +217,6 @@ def test_segmentor_keeps_its_accuracy(
         return float((ours - plain).norm() / plain.norm())
 
     calibrated = gap()
-    for module in nets[1].modules():
-        if isinstance(module, AttentionConv2d):
-            set_moments(module.norm, 0, 1)
+    for operator in operators_in(nets[1]).values():
+        set_moments(operator.norm, 0, 1)
     assert calibrated < gap()

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from mmrfa.convert.depth import BLOCK, find_depth
-from mmrfa.convert.report import Report
+from mmrfa.checkpoints.names import BLOCK, find_depth
+from mmrfa.checkpoints.report import Report
 from mmrfa.errors import InputError
-from mmrfa.models import RFAResNet
+from mmrfa.models.backbones import RFAResNet
 
 # Parts of an operator, by operator: their name and ours.
 _GATE = {
@@ -14,10 +14,10 @@ _GATE = {
     'bn1': 'gate.norm',
     'conv_h': 'gate.expand_h',
     'conv_w': 'gate.expand_w',
-    'conv.0': 'conv',
+    'conv.0': '',
 }
 _FEATURES = {'generate.0': 'feature', 'generate.1': 'norm'}
-_RFCBAM = {**_FEATURES, 'get_weight.0': 'spatial', 'conv.0': 'conv'}
+_RFCBAM = {**_FEATURES, 'get_weight.0': 'spatial', 'conv.0': ''}
 PARTS = (
     (
         'RFAConv',
@@ -25,7 +25,7 @@ PARTS = (
             'get_weight.1': 'attn',
             'generate_feature.0': 'feature',
             'generate_feature.1': 'norm',
-            'conv.0': 'conv',
+            'conv.0': '',
         },
     ),
     # The released training logs say cam where the released code says se.
@@ -34,7 +34,7 @@ PARTS = (
     ('RFCAConv', {**_FEATURES, **_GATE}),
     (
         'CAMConv',
-        {'mlp.0': 'gate.squeeze', 'mlp.2': 'gate.expand', 'conv.0': 'conv'},
+        {'mlp.0': 'gate.squeeze', 'mlp.2': 'gate.expand', 'conv.0': ''},
     ),
     (
         'CBAMConv',
@@ -42,7 +42,7 @@ PARTS = (
             'mlp.0': 'gate.0.squeeze',
             'mlp.2': 'gate.0.expand',
             'spatital': 'gate.1.conv',  # spelled so
-            'conv.0': 'conv',
+            'conv.0': '',
         },
     ),
     ('CAConv', _GATE),
@@ -117,7 +117,8 @@ def _rename(key: str, slot: str, parts: dict[str, str]) -> str:
     if not inner.startswith(f'{slot}.'):
         return key
     part, _, leaf = inner.removeprefix(f'{slot}.').rpartition('.')
-    return f'{block[0]}{slot}.{parts.get(part, part)}.{leaf}'
+    names = slot, parts.get(part, part), leaf
+    return block[0] + '.'.join(filter(None, names))
 
 
 def _operator(
@@ -148,9 +149,8 @@ def _operator(
     for block, kind in kinds.items():
         if kind is None:
             raise InputError(
-                f'checkpoint {name}: expected the parts of RFAConv, '
-                'RFCBAMConv, RFCAConv, CAMConv, CBAMConv or CAConv in '
-                f'{block}{slot}, got '
+                f'checkpoint {name}: expected the parts of '
+                f'{", ".join(dict(PARTS))} in {block}{slot}, got '
                 f'{", ".join(sorted(found[block] - {""})) or "none"}'
             )
     names = {kind[0] for kind in kinds.values()}

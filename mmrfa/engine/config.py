@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrfa.errors import InputError
+from mmrfa.openmmlab import import_package
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -34,36 +35,6 @@ def require_packages() -> None:
         ) from error
 
 
-def import_package(module: str) -> None:
-    """Import a module of an OpenMMLab package.
-
-    Args:
-        module (str): its name.
-
-    Raises:
-        InputError: it is missing, needs mmcv's compiled operators, or fails.
-    """
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        if '_ext' in str(error):
-            raise InputError(
-                f'{module} needs the compiled operators of mmcv, which are '
-                'not installed; `make ops` in a clone of mmrfa adds them'
-            ) from error
-        if error.name is not None and error.name in module:
-            from mmrfa.models.family import package_of
-
-            package = package_of(module.partition('.')[0])
-            raise InputError(
-                f'{module} needs package {package}, which is not installed; '
-                f'pip install {package}'
-            ) from error
-        if str(error).startswith('mmrfa'):  # our own check of the packages
-            raise InputError(str(error)) from error
-        raise InputError(f'cannot import {module}: {error}') from error
-
-
 def load_config(path: str, options: dict | None = None) -> 'Config':
     """Read a config file.
 
@@ -90,9 +61,6 @@ def load_config(path: str, options: dict | None = None) -> 'Config':
     require_packages()
     from mmengine.config import Config
 
-    from mmrfa.utils.config_scope import allow_config_scopes
-
-    allow_config_scopes()
     try:
         config = Config.fromfile(path)
     except Exception as error:  # a config is a program, it can raise anything
