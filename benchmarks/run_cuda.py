@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -26,9 +27,11 @@ from run import OPERATORS, in_backend, inference, training_step
 from torch import Tensor, nn
 
 import mmrfa
-from mmrfa.ops import triton_conv, triton_launch
+from mmrfa.ops.primitives import gpu
+from mmrfa.ops.primitives.gpu import conv, launch
+from mmrfa.testing import simulated_gpu
 
-FORMS = ('reference', 'fused', 'triton')
+FORMS = ('reference', 'fused', 'compiled')
 # Channels, pixels of the input, stride: the 3x3 layers of ResNet-18 without
 # change of size, which are also those of ResNet-50, and its strided ones.
 SHAPES = [(64, 56, 1), (128, 28, 1), (256, 14, 1), (512, 7, 1)]
@@ -55,7 +58,7 @@ def seconds(call: Callable[[], None], device: str, ahead: bool) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     if ahead:
-        torch.cuda._sleep(triton_launch.BUSY)
+        torch.cuda._sleep(launch.BUSY)
     start.record()
     call()
     end.record()
@@ -388,8 +391,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.dry_run and not torch.cuda.is_available():
         sys.exit('error: needs a CUDA device, torch finds none')
-    if triton_launch.unavailable():
-        sys.exit(f'error: backend triton: {triton_launch.unavailable()}')
+    if gpu.unavailable():
+        sys.exit(f'error: kernels for GPUs: {gpu.unavailable()}')
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True  # as our kernels are tuned
     device = 'cpu' if args.dry_run else 'cuda'
@@ -422,12 +425,13 @@ def main() -> None:
         if time.monotonic() > end:
             print(f'{len(jobs) - done} cases are left out: time is up')
             break
-        results[kind].append(job())
+        with simulated_gpu() if args.dry_run else nullcontext():
+            results[kind].append(job())
         results['left_out'] -= 1
         results['summary'] = summary(results['layers'])
         results['ways'] = [
             dict(key=list(map(str, key)), way=way)
-            for key, way in triton_conv.chosen.items()
+            for key, way in conv.chosen.items()
         ]
         if args.out:
             write(results, args.out)

@@ -7,9 +7,16 @@ Triton itself is imported when the first kernel runs.
 import torch
 
 from mmrfa.ops.primitives.gpu import conv, moments, pools
+from mmrfa.ops.primitives.gpu.launch import interpreted
 from mmrfa.ops.primitives.gpu.rules import unavailable, unsupported
 
-__all__ = ['register', 'simulated', 'unavailable', 'unsupported']
+__all__ = [
+    'interpreted',
+    'register',
+    'simulated',
+    'unavailable',
+    'unsupported',
+]
 
 # Whether the CPU runs these kernels: ``mmrfa.testing.simulated_gpu``.
 simulated = False
