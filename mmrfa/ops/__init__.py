@@ -13,7 +13,7 @@ from mmrfa.ops.common.gates import (
     spatial_gate,
 )
 from mmrfa.ops.common.norm import BatchNorm, ConvNorm
-from mmrfa.ops.common.taps import Conv
+from mmrfa.ops.common.taps import Conv, conv2d
 from mmrfa.ops.common.window import Window, receptive_field, spread
 from mmrfa.ops.dispatch import BACKENDS, forced_backend, operator, use_backend
 from mmrfa.ops.rfa import rfa_conv2d, rfa_unfold_conv2d
@@ -31,6 +31,7 @@ __all__ = [
     'Window',
     'aw_conv2d',
     'channel_gate',
+    'conv2d',
     'coordinate_gates',
     'forced_backend',
     'operator',

@@ -13,12 +13,11 @@ from functools import wraps
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from mmrfa.errors import InputError
 from mmrfa.ops.common.tracing import (
-    is_compiling,
-    is_exporting,
-    is_transformed,
+    is_compiling, is_transformed,
 )
 
 # Every form, in the order in which they are tried.
@@ -41,10 +40,14 @@ class Form(NamedTuple):
         run (Callable): computes the operator; signature of the reference.
         supports (Callable): same arguments; None when ``run`` can take them,
             else a sentence that says why not.
+        automatic (Callable): ``automatic(x)``; None where the form may be
+            taken although it was not named, else a sentence as above.
+            Defaults to anywhere.
     """
 
     run: Callable
     supports: Callable[..., str | None]
+    automatic: Callable[[Tensor], str | None] = lambda x: None
 
 
 def operator(reference: Callable, **faster: Form) -> Callable:
@@ -63,15 +66,13 @@ def operator(reference: Callable, **faster: Form) -> Callable:
     name_of = reference.__name__
     order = [name for name in BACKENDS if name in faster]
 
-    def why_not(name: str, named: bool, args: tuple, kwargs: dict):
+    def why_not(
+        name: str, named: bool, args: tuple, kwargs: dict
+    ) -> str | None:
         if is_transformed():
             return 'torch.func and forward-mode derivatives need reference'
-        if name == 'compiled' and not named:
-            if is_exporting():
-                return 'an exported program holds it only where it is named'
-            if args[0].is_cuda:
-                return 'its kernels for GPUs run only where they are named'
-        return faster[name].supports(*args, **kwargs)
+        reason = None if named else faster[name].automatic(args[0])
+        return reason or faster[name].supports(*args, **kwargs)
 
     @wraps(reference)
     def call(*args, backend: str | None = None, **kwargs):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mmrfa.ops.common.tracing import is_compiling
+from mmrfa.ops.common.tracing import is_compiling, is_exporting
 
 
 def recompute(run: Callable[..., Any], *inputs: Tensor) -> Any:
@@ -15,8 +15,7 @@ def recompute(run: Callable[..., Any], *inputs: Tensor) -> Any:
 
     ``torch.utils.checkpoint`` without its random state, and with the check
     that autograd makes for every other operator: an input that was modified
-    in place since must not give wrong gradients silently. Compilers decide by
-    themselves what to keep and what to compute again.
+    in place since must not give wrong gradients silently.
 
     Args:
         run (Callable): a pure function of the inputs and of what it closes
@@ -26,8 +25,10 @@ def recompute(run: Callable[..., Any], *inputs: Tensor) -> Any:
     Returns:
         Any: ``run(*inputs)``.
     """
-    if not torch.is_grad_enabled() or is_compiling():
+    if not torch.is_grad_enabled() or is_exporting():
         return run(*inputs)
+    if is_compiling():  # it tracks modified inputs by itself
+        return checkpoint(run, *inputs, use_reentrant=False)
     versions = [tensor._version for tensor in inputs]
 
     def guarded(*inputs: Tensor) -> Any:

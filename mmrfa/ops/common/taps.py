@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrfa.ops.common.window import Window
+
 
 class Conv(NamedTuple):
     """The weighted sum over the window, the last step of every operator.
@@ -23,6 +25,21 @@ class Conv(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     groups: int = 1
+
+
+def conv2d(x: Tensor, conv: Conv, window: Window) -> Tensor:
+    """A plain convolution, for attention that acts in front of it.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        conv (Conv): (O, C / groups, kh, kw).
+        window (Window): of the convolution.
+
+    Returns:
+        Tensor: (N, O, Ho, Wo).
+    """
+    _, *geometry = window
+    return F.conv2d(x, conv.weight, conv.bias, *geometry, conv.groups)
 
 
 def softmax_over_taps(scores: Tensor) -> Tensor:

@@ -5,8 +5,15 @@ CUDA, the plain form elsewhere.
 """
 
 from mmrfa.ops.primitives.rf_channel_pool import rf_channel_pool
-from mmrfa.ops.primitives.rf_conv import rf_conv
+from mmrfa.ops.primitives.rf_conv import LineGates, PositionGates, rf_conv
 from mmrfa.ops.primitives.rf_line_pool import rf_line_pool
 from mmrfa.ops.primitives.rf_moments import rf_moments
 
-__all__ = ['rf_channel_pool', 'rf_conv', 'rf_line_pool', 'rf_moments']
+__all__ = [
+    'LineGates',
+    'PositionGates',
+    'rf_channel_pool',
+    'rf_conv',
+    'rf_line_pool',
+    'rf_moments',
+]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mmrfa.ops.common.norm import ConvNorm, unsupported_norm
 from mmrfa.ops.common.taps import Conv
+from mmrfa.ops.common.tracing import is_exporting
 from mmrfa.ops.common.window import Window
 from mmrfa.ops.primitives import cpu, gpu
 
@@ -26,24 +27,27 @@ def unsupported(
         window (Window): of the operator.
     """
     dtype = _computed_in(x)
-    # Without autocast a convolution takes tensors of one dtype only; the
-    # reference form says so.
-    if dtype == x.dtype and not x.dtype == conv.weight.dtype == (
-        feature.weight.dtype
-    ):
-        if not _autocasts(x):
-            return (
-                f'needs one dtype, got an input of {x.dtype} and weights of '
-                f'{conv.weight.dtype} and {feature.weight.dtype}'
-            )
+    weights = {conv.weight.dtype, feature.weight.dtype}
+    # A convolution takes one dtype; the reference form says so.
+    if not _autocasts(x) and weights != {x.dtype}:
+        return f'needs weights of the dtype of the input, {x.dtype}'
     reason = unsupported_norm(feature.norm)
     if reason is not None:
         return reason
+    if x.is_cuda or gpu.simulated:
+        return gpu.unsupported(dtype, window)
     if x.device.type == 'cpu':
         return cpu.unsupported(dtype, window)
-    if x.is_cuda:
-        return gpu.unsupported(dtype, window)
     return f'needs a tensor on a CPU or a CUDA GPU, got one on {x.device}'
+
+
+def automatic(x: Tensor) -> str | None:
+    """Why the kernels are not taken where nothing was named, or None."""
+    if is_exporting():
+        return 'an exported program holds it only where it is named'
+    if x.is_cuda:
+        return 'its speed on GPUs was not measured, name it to use it'
+    return None
 
 
 def _autocasts(x: Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmrfa.ops.common.window import Window
+from mmrfa.ops.common.window import Window, like_input
 from mmrfa.ops.primitives.gpu import launch
 from mmrfa.ops.primitives.gpu.launch import (
     channels_last,
@@ -89,7 +89,7 @@ def gradients(
         matrix (Tensor | None): weight of the last sum, (K, C, O), dtype of x.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor, Tensor]: in the layout of x and float32
+        tuple[Tensor, Tensor, Tensor, Tensor]: as x lies and float32
         without gaps; that of the gain is empty where there is none.
     """
     x, weight, shift, window, gain, unfold = of
@@ -129,7 +129,7 @@ def gradients(
         arguments
         | dict(centre=None, sums=sums, count=outputs, span=span, FROM_X=False),
     )
-    dx = torch.empty_like(x)
+    dx = like_input(x.new_empty(x.shape), x)
     launch.start(
         'input_gradient',
         arguments

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmrfa.ops.common.window import Window
+from mmrfa.ops.common.window import Window, like_input
 from mmrfa.ops.primitives.gpu import launch
 from mmrfa.ops.primitives.gpu.features import MOST_PROGRAMS, columns
 from mmrfa.ops.primitives.gpu.launch import (
@@ -108,7 +108,7 @@ def rf_moments_backward(
     centre = batch_mean.mean(1, keepdim=True)
     constant = ((batch_mean - centre).unsqueeze(1) @ weight).squeeze(1)
     constant = mean / outputs - constant
-    dx = torch.empty_like(x)
+    dx = like_input(x.new_empty(x.shape), x)
     launch.start(
         'input_gradient',
         arguments

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from mmrfa.ops.common.window import Window
+from mmrfa.ops.primitives import define
 
 OLDEST = (3, 7)  # that the tests have run with
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LONGEST = 7  # kernel side: the loops over taps are unrolled
 
 
-def _unavailable() -> str | None:
-    # Without importing triton, which takes as long as all of this package.
+def _old_triton() -> str | None:
+    # Without importing it, which takes as long as all of this package.
     try:
         found = metadata.version('triton')
     except metadata.PackageNotFoundError:
@@ -25,7 +26,7 @@ def _unavailable() -> str | None:
     return None
 
 
-_REASON = _unavailable()
+_REASON = define.unavailable() or _old_triton()
 
 
 def unavailable() -> str | None:

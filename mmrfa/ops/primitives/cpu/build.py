@@ -1,4 +1,4 @@
-"""What the build of compiled kernels and their loader have to agree on.
+"""What the build of the kernels and their loader have to agree on.
 
 ``setup.py`` runs this file alone, so it imports nothing but Python's library.
 """
@@ -27,17 +27,19 @@ def library_stem(torch_version: str) -> str:
     return PREFIX + torch_version.split('+')[0].replace('.', '_')
 
 
+def sources(*endings: str) -> list[Path]:
+    """The C++ files with these endings."""
+    return sorted(f for f in FOLDER.iterdir() if f.suffix in endings)
+
+
 def sources_digest() -> str:
     """Names the state of the C++ sources; empty where they are not shipped.
 
     The library holds the one it was compiled from: an editable install takes
     new sources at once, and its library only when it is built again.
     """
-    endings = '.cpp', '.h', '.inl'
-    files = sorted((FOLDER / 'csrc').glob('*.*'))
-    contents = b'\0'.join(
-        file.read_bytes() for file in files if file.suffix in endings
-    )
-    if not contents:
+    files = sources('.cpp', '.h', '.inl')
+    if not files:
         return ''
+    contents = b'\0'.join(file.read_bytes() for file in files)
     return hashlib.sha256(contents).hexdigest()[:16]
