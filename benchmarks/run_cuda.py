@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -34,9 +35,10 @@ from timing import (
 )
 from torch import Tensor, nn
 
-from mmrfa.ops import triton_conv, triton_launch
+from mmrfa.ops.primitives import gpu
+from mmrfa.ops.primitives.gpu import conv, launch
 
-FORMS = ('reference', 'fused', 'triton')
+FORMS = ('reference', 'fused', 'compiled')
 # Channels, pixels of the input, stride.
 SHAPES = [(*layer, 1) for layer in LAYERS]
 SHAPES += [(128, 56, 2), (256, 28, 2), (512, 14, 2)]
@@ -65,7 +67,7 @@ def seconds(call: Callable[[], None], device: str, ahead: bool) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     if ahead:
-        torch.cuda._sleep(triton_launch.BUSY)
+        torch.cuda._sleep(launch.BUSY)
     start.record()
     call()
     end.record()
@@ -239,7 +241,7 @@ def finish(results: dict, out: Path | None) -> None:
     }
     results['ways'] = [
         dict(key=list(map(str, key)), way=way)
-        for key, way in triton_conv.chosen.items()
+        for key, way in conv.chosen.items()
     ]
     if out:
         note = NOTE
@@ -266,12 +268,15 @@ def main() -> None:
     args = parser.parse_args()
     if not args.dry_run and not torch.cuda.is_available():
         sys.exit('error: needs a CUDA device, torch finds none')
-    if triton_launch.unavailable():
-        sys.exit(f'error: backend triton: {triton_launch.unavailable()}')
+    if gpu.unavailable():
+        sys.exit(f'error: kernels for GPUs: {gpu.unavailable()}')
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True  # as our kernels are tuned
     device = 'cpu' if args.dry_run else 'cuda'
+    simulation = nullcontext
     if args.dry_run:
+        from mmrfa.testing import simulated_gpu as simulation
+
         shapes, batch, rounds = TINY, 1, 1
         network = ('fused',), 1, 64, 2
     else:
@@ -300,7 +305,8 @@ def main() -> None:
         if time.monotonic() > end:
             print(f'{len(jobs) - done} cases are left out: time is up')
             break
-        results[kind].append(job())
+        with simulation():
+            results[kind].append(job())
         results['left_out'] -= 1
         finish(results, args.out)
     print(json.dumps(results['summary'], indent=1))

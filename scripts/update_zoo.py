@@ -13,7 +13,7 @@ from mmrfa.results.costs import network, parameters
 from mmrfa.results.published import paper_tables
 from mmrfa.results.tables import compare_costs, put
 from mmrfa.results.zoo import config_files
-from mmrfa.utils.cli import run_tool
+from mmrfa.engine.cli import run_tool
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -34,10 +34,10 @@ def unsupported(
     reason = unsupported_norm(feature.norm)
     if reason is not None:
         return reason
+    if x.is_cuda or gpu.simulated:
+        return gpu.unsupported(dtype, window)
     if x.device.type == 'cpu':
         return cpu.unsupported(dtype, window)
-    if x.is_cuda:
-        return gpu.unsupported(dtype, window)
     return f'needs a tensor on a CPU or a CUDA GPU, got one on {x.device}'
 
 

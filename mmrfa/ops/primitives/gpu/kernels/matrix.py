@@ -1,23 +1,23 @@
-"""Triton kernels of RFAConv whose features never leave the chip.
+"""RFAConv whose features never leave the chip.
 
-Tiles as in ``triton_kernels.py``, channels last only; matrix products run on
-the matrix units. The weight W of the last sum lies as (K, C, O), in the type
-of x. Derivations in ``rfa/README.md``.
+Channels last only; matrix products run on the matrix units. The weight W of
+the last sum lies as (K, C, O), in the type of x.
 """
 
 import triton
 import triton.language as tl
 
-from mmrfa.ops.triton_kernels import (
-    _activation,
-    _attention,
-    _dot,
-    _field,
-    _mean,
-    _softmax,
-    _split,
-    kernel,
+from mmrfa.ops.primitives.gpu.kernels.parts import (
+    activation_of,
+    add_product,
+    attention_of,
+    load_field,
+    mean_of,
+    softmax_of,
+    split_position,
 )
+from mmrfa.ops.primitives.gpu.kernels.pointwise import features_backward
+from mmrfa.ops.primitives.gpu.kernels.tiles import tiled
 
 
 @triton.jit
@@ -49,12 +49,24 @@ def _weighted(
     TAPS: tl.constexpr,
 ):
     """A feature, weighted by its attention."""
-    value = _activation(field, weights, shifts, t, there, CHANNELS, TAPS)
+    value = activation_of(field, weights, shifts, t, there, CHANNELS, TAPS)
     value = tl.where(value <= 0, 0.0, value)  # NaN stays
-    return value * _attention(gains, t, mean, top, scale, there, CHANNELS)
+    return value * attention_of(gains, t, mean, top, scale, there, CHANNELS)
 
 
-@kernel
+@tiled(
+    last={
+        9: [
+            (64, 32, 8, 64),
+            (64, 32, 8, 128),
+            (64, 32, 8, 256),
+            (128, 16, 8, 128),
+            (32, 32, 4, 64),
+        ],
+    },
+    plain_only={(64, 32, 8, 256), (128, 16, 8, 128)},
+    axes=(('OUTPUTS', 'BLOCK_O'),),
+)
 def conv(
     x,
     gain,
@@ -96,17 +108,17 @@ def conv(
     TAPS: tl.constexpr = KH * KW
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]
     ok = p < count
-    n, ho, wo = _split(p, out_height, out_width, WIDE)
+    n, ho, wo = split_position(p, out_height, out_width, WIDE)
     o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)[None, :]
     total = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
     for first in range(0, CHANNELS, BLOCK_C):
         c, there = _row(first + tl.arange(0, BLOCK_C), CHANNELS, WIDE)
-        field = _field(
+        field = load_field(
             x, n, ho, wo, c, ok, there, height, width, xn, xc, xh, xw,
             KH, KW, SH, SW, PH, PW, DH, DW,
         )  # fmt: skip
-        mean = _mean(field, TAPS)
-        top, scale = _softmax(gain + c, mean, there, CHANNELS, TAPS)
+        mean = mean_of(field, TAPS)
+        top, scale = softmax_of(gain + c, mean, there, CHANNELS, TAPS)
         column = first + tl.arange(0, BLOCK_C)[:, None]
         factors = taps + column * OUTPUTS + o
         mask = (column < CHANNELS) & (o < OUTPUTS)
@@ -118,7 +130,7 @@ def conv(
             factor = tl.load(
                 factors + t * CHANNELS * OUTPUTS, mask=mask, other=0
             )
-            total = _dot(value.to(factor.dtype), factor, total)
+            total = add_product(value.to(factor.dtype), factor, total)
     if bias is not None:
         total += tl.load(bias + o, mask=o < OUTPUTS, other=0).to(tl.float32)
     if WIDE:
@@ -126,7 +138,11 @@ def conv(
     tl.store(out + p * OUTPUTS + o, total, mask=ok & (o < OUTPUTS))
 
 
-@kernel
+@tiled(
+    last={9: [(32, 32, 8, 64), (64, 16, 8, 64), (32, 16, 8, 128)]},
+    plain_only={(32, 32, 8, 64)},
+    axes=(('CHANNELS', 'BLOCK_C'), ('OUTPUTS', 'BLOCK_O')),
+)
 def conv_weight(
     x,
     gain,
@@ -178,13 +194,13 @@ def conv_weight(
         tl.debug_barrier()
         p = first + tl.arange(0, BLOCK_P)[:, None]
         ok = p < end
-        n, ho, wo = _split(p, out_height, out_width, WIDE)
-        field = _field(
+        n, ho, wo = split_position(p, out_height, out_width, WIDE)
+        field = load_field(
             x, n, ho, wo, c, ok, there, height, width, xn, xc, xh, xw,
             KH, KW, SH, SW, PH, PW, DH, DW,
         )  # fmt: skip
-        mean = _mean(field, TAPS)
-        top, scale = _softmax(gain + c, mean, there, CHANNELS, TAPS)
+        mean = mean_of(field, TAPS)
+        top, scale = softmax_of(gain + c, mean, there, CHANNELS, TAPS)
         if WIDE:
             p = p.to(tl.int64)
         dsum = tl.load(
@@ -197,10 +213,17 @@ def conv_weight(
                 there, CHANNELS, TAPS,
             )  # fmt: skip
             value = tl.trans(value.to(dsum.dtype))
-            moved = moved + (_dot(value, dsum, total[t]),)
+            moved = moved + (add_product(value, dsum, total[t]),)
         total = moved
     column = place + tl.arange(0, BLOCK_C)[:, None]
     mask = (column < CHANNELS) & (o < OUTPUTS)
     for t in tl.static_range(TAPS):
         row = (tl.program_id(0) * TAPS + t) * CHANNELS
         tl.store(sums + (row + column) * OUTPUTS + o, total[t], mask=mask)
+
+
+# With OUTPUTS: matrix products want other tiles.
+conv_input = features_backward._replace(
+    last={9: [(32, 32, 8, 64), (32, 32, 8, 128), (32, 16, 4, 64)]},
+    first=None,
+)
