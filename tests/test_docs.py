@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmrfa.models.family import PACKAGES
 from PIL import Image
 from torch import nn
 
 from mmrfa import layers, ops
-from mmrfa.models.family import PACKAGES
 
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / 'README.md'

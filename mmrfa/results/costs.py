@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmrfa.errors import InputError
 from mmrfa.engine.config import import_scope, load_config
 from mmrfa.engine.run import build_model
+from mmrfa.errors import InputError
 
 
 class Classifier(nn.Module):
