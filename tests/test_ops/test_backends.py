@@ -91,6 +91,10 @@ def run(module, x, backend, dtype):
 
 
 def check(layer, case, mode, backend, dtype, device='cpu'):
+    if layer is AWConv:
+        # Its norms see a few pixels only: on one channel gradients cancel.
+        n, c, o, height, width = case[0]
+        case = ((n, 8 * c, 8 * o, height, width), *case[1:])
     module = make(layer, case, **MODES[mode]).to(device)
     n, c, _, height, width = case[0]
     x = torch.randn(n, c, height, width)
