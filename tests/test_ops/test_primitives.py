@@ -150,8 +150,10 @@ def test_no_image(name):
         assert arg.grad.shape == arg.shape and arg.grad.abs().sum() == 0
 
 
-@pytest.mark.parametrize('last', [False, True])
-@pytest.mark.parametrize('name', [*FORMS, *NAMES])
+@pytest.mark.parametrize(
+    'name, last',
+    [('attention', False), *((name, True) for name in [*FORMS, *NAMES])],
+)
 def test_opcheck(name, last):
     """Schemas, fakes and gradients are what the kernels do."""
     args = inputs(name, WINDOWS[1], last=last)
@@ -415,7 +417,8 @@ def run_code(code, **environ):
 
 
 @pytest.mark.skipif(
-    os.environ.get('MMRFA_AVX512') == '0', reason='runs inside itself'
+    cpu.unavailable() is None and cpu.instruction_set() == 'avx2',
+    reason='AVX2 is what the others run',
 )
 def test_kernels_of_an_older_cpu():
     """What is exact in this file, with AVX2 where the CPU has AVX-512."""

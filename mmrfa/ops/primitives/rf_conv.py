@@ -167,17 +167,16 @@ def _keep(ctx, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx, grad: Tensor) -> tuple:
-    inputs = (*ctx.saved_tensors, *ctx.geometry)
+    tensors = ctx.saved_tensors
+    inputs = (*tensors, *ctx.geometry)
     if torch.is_grad_enabled():
         inputs = (*inputs[:5], None, *inputs[5:])
         found = differentiable(plain, inputs, grad)
         del found[5]
     else:
         found = [
-            gradient if value is not None else None
-            for gradient, value in zip(
-                _conv_backward(grad, *inputs), ctx.saved_tensors
-            )
+            None if value is None else gradient
+            for gradient, value in zip(_conv_backward(grad, *inputs), tensors)
         ]
         found += [None] * len(ctx.geometry)
     dbias = None
