@@ -89,7 +89,7 @@ def recorded(case: tuple, dtype: torch.dtype, last: bool) -> dict:
         mean, covariance = moments.rf_moments(x, *geometry)
         moments.rf_moments_backward(mean, covariance, x, mean, *geometry)
         of = features.Features(x, weight, shift, window, shift)
-        if last and 'chip' in conv.ways(of, last_sum, False):
+        if last and 'chip' in conv.ways(of, last_sum):
             out = conv._forward('chip', of, last_sum, [])
             conv._backward('chip', of, last_sum, [], out)
     return found
@@ -114,7 +114,7 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    function = launch.kernel(kernel).run
+    function = launch.kernels()[kernel].run
     signature, constants, attributes = {}, {}, {}
     values = arguments | {k: v for k, v in tile.items() if k not in OPTIONS}
     assert values.keys() == set(function.arg_names), kernel
@@ -173,7 +173,7 @@ def jobs(extent: str | None) -> list[tuple]:
                 if (kernel, what) in by_type[dtype]
             ]
             taps = case[0][0] ** 2
-            tiles = launch.kernel(kernel).configs
+            tiles = launch.kernels()[kernel].configs
             for tile in tiles(last, taps, plain=case != ODD):
                 chosen = grid if every else [drawn(grid, kernel, what, tile)]
                 found += [(kernel, *one, tile) for one in chosen]

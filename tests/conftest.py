@@ -52,9 +52,9 @@ def kernels() -> None:
 @pytest.fixture
 def triton() -> None:
     """Skip where Triton is missing; CI installs it and fails."""
-    from mmrfa.ops import triton_launch
+    from mmrfa.ops.primitives import gpu
 
-    reason = triton_launch.unavailable()
+    reason = gpu.unavailable()
     if reason is None:
         return
     if os.environ.get('MMRFA_REQUIRE_TRITON') == '1':
