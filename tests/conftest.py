@@ -39,9 +39,9 @@ def seeds() -> None:
 @pytest.fixture
 def kernels() -> None:
     """Skip where the CPU kernels are missing; CI has a compiler and fails."""
-    from mmrfa.ops import native
+    from mmrfa.ops.primitives import cpu
 
-    reason = native.unavailable()
+    reason = cpu.unavailable()
     if reason is None:
         return
     if os.environ.get('MMRFA_REQUIRE_DATA') == '1':

@@ -87,7 +87,7 @@ def _derived(
     # have a derivative of zero (seen: 2.13).
     methods = dict(forward=forward, setup_context=keep, backward=backward)
     methods = {name: staticmethod(method) for name, method in methods.items()}
-    function = type(str(operator), (torch.autograd.Function,), methods)
+    function = type(operator._opname, (torch.autograd.Function,), methods)
 
     def run(*args):
         if is_transformed():
@@ -119,8 +119,12 @@ def gradients(plain: Callable, inputs: Sequence, grads: Any) -> list[Tensor]:
         value.detach().requires_grad_() if _is_tensor(value) else value
         for value in inputs
     ]
-    # What it is for is asked for here, whoever forbade it outside.
-    with torch.enable_grad():
+    # It may run below autograd, as in a dispatch mode.
+    barred = torch._C.DispatchKey.AutogradFunctionality
+    with (
+        torch._C._SetExcludeDispatchKeyGuard(barred, False),
+        torch.enable_grad(),
+    ):
         return _gradients(plain, detached, grads, create_graph=False)
 
 

@@ -5,7 +5,7 @@ form of an operator has the same number. Moments and pools count none: they
 see the features that are counted with the convolution.
 """
 
-import sys
+import logging
 
 import torch
 
@@ -13,21 +13,17 @@ Shape = list[int]
 
 
 def register() -> None:
-    """Tell the counter of torch, once, if somebody uses it.
-
-    Importing it would import triton, too, and complain where there is none.
-    """
-    counter = sys.modules.get('torch.utils.flop_counter')
-    if counter and torch.ops.mmrfa.rf_conv not in counter.flop_registry:
-        _register()
-
-
-def _register() -> None:
-    from torch.utils.flop_counter import (
-        conv_backward_flop,
-        conv_flop_count,
-        register_flop_formula,
-    )
+    """Tell the counter, for a torch that has the operators."""
+    logger = logging.getLogger('torch.utils.flop_counter')
+    logger.disabled = True  # it would complain where there is no triton
+    try:
+        from torch.utils.flop_counter import (
+            conv_backward_flop,
+            conv_flop_count,
+            register_flop_formula,
+        )
+    finally:
+        logger.disabled = False
 
     @register_flop_formula(torch.ops.mmrfa.rf_conv)
     def forward(
@@ -50,9 +46,7 @@ def _register() -> None:
     def of_conv(grad: Shape, x: Shape, weight: Shape) -> int:
         """As for a convolution whose every input wants a gradient."""
         rest = None, None, None, None, False, None, None, [True, True]
-        return conv_backward_flop(
-            grad, x, weight, *rest, out_val=[x, weight]
-        )
+        return conv_backward_flop(grad, x, weight, *rest, out_val=[x, weight])
 
 
 def _features(x: Shape, weight: Shape) -> Shape:

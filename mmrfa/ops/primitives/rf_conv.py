@@ -6,15 +6,12 @@ import torch
 from torch import Tensor
 
 from mmrfa.ops.common.taps import Conv, softmax_over_taps, sum_over_taps
-from mmrfa.ops.common.tracing import is_compiling
 from mmrfa.ops.common.window import Window, like_input
-from mmrfa.ops.primitives import flops
 from mmrfa.ops.primitives.define import (
     define,
     differentiable,
     empty_like,
     gradients,
-    unavailable,
 )
 from mmrfa.ops.primitives.features import linear, wide_field
 from mmrfa.ops.primitives.folding import Folded
@@ -74,8 +71,6 @@ def rf_conv(
     Returns:
         Tensor: (N, O, Ho, Wo), dtype and memory format of x.
     """
-    if not (is_compiling() or unavailable()):
-        flops.register()
     four = [None] * 4
     if isinstance(gates, PositionGates):
         four[:2] = gates
@@ -172,17 +167,16 @@ def _keep(ctx, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx, grad: Tensor) -> tuple:
-    inputs = (*ctx.saved_tensors, *ctx.geometry)
+    tensors = ctx.saved_tensors
+    inputs = (*tensors, *ctx.geometry)
     if torch.is_grad_enabled():
         inputs = (*inputs[:5], None, *inputs[5:])
         found = differentiable(plain, inputs, grad)
         del found[5]
     else:
         found = [
-            gradient if value is not None else None
-            for gradient, value in zip(
-                _conv_backward(grad, *inputs), ctx.saved_tensors
-            )
+            None if value is None else gradient
+            for gradient, value in zip(_conv_backward(grad, *inputs), tensors)
         ]
         found += [None] * len(ctx.geometry)
     dbias = None

@@ -1,5 +1,5 @@
-// Kernels of the receptive-field operators: the interface between the binding
-// (which knows torch) and the code compiled once per instruction set.
+// The interface between what knows torch and the code that is compiled once
+// per instruction set.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,13 @@ namespace mmrfa {
 
 constexpr int64_t kMostTaps = 121;  // the buffers of some kernels end there
 
-// Convolution geometry, in pixels; tap (i, j) has index i * kw + j.
+// Window of a convolution, in pixels; tap (i, j) has index i * kw + j.
 struct Geometry {
   int64_t height, width;          // input image
   int64_t out_height, out_width;  // output image
   int64_t kh, kw, sh, sw, ph, pw, dh, dw;
   int64_t taps() const { return kh * kw; }
+  int64_t pixels() const { return out_height * out_width; }
 };
 
 // One channel of `images` images, output rows [first, first + rows) of each.
@@ -54,60 +55,78 @@ struct Features {
 template <typename T>
 struct Moments {
   Channel<T> channel;
-  double* mean;         // (K)
-  double* covariance;   // (K, K), biased
+  // Pixels that some window samples: the rows and columns that are not zero
+  // here; null where all of them are.
+  const int32_t *row_seen, *column_seen;
+  double* mean;        // (K)
+  double* covariance;  // (K, K), biased
   const float* slope;   // (K, K) and
   const float* offset;  // (K): gradient = slope @ taps + offset
 };
 
-// Sigmoid gates of K features of some rows of one channel of one image: by
-// channel and position, or else by line of the kernel's spread receptive field.
+// Gates of K features of some rows of one channel of one image: by channel
+// and position, or else by row and column of the spread receptive field.
 template <typename T>
 struct Gates {
   Geometry geometry;
-  int64_t first, rows;             // output rows
-  const float *channel, *spatial;  // one number; K rows
-  const float *lines, *columns;    // (kh, Ho) and (kw, Wo), if no channel
-  int64_t spatial_pitch;
+  int64_t first, rows;                // output rows
+  const float *channel, *position;    // one number; K rows
+  const float *row, *column;          // (kh, Ho) and (kw, Wo), if no channel
+  int64_t position_pitch;
   T* y;       // K rows of features in, gated out
   T* grad_y;  // null: forward. The gradient of y in, of the features out
   int64_t pitch;  // of y and grad_y
-  float *grad_channel, *grad_spatial, *grad_lines, *grad_columns;  // added to
+  float *grad_channel, *grad_position, *grad_row, *grad_column;  // added to
 };
 
-// Means and maxima of features for such gates, or, with grad_y, the gradient
-// that comes from them. One channel of one image, `pixels` of its positions.
+// Features of one channel of one image, `pixels` of its positions, reduced
+// over the channels.
 template <typename T>
-struct Pool {
-  Geometry geometry;
-  int64_t pixels, pitch;  // pitch of y
-  T* y;                   // K rows of features in, or of their gradient out
+struct ChannelPool {
+  int64_t taps, pixels, pitch;  // pitch of y
+  T* y;                         // K rows of features in, or of their gradient out
   bool backward;
-  // Over channels: K rows of the maximum, the sum and where the maximum is, or
-  // of the gradients of the first two.
+  // K rows of the maximum, the sum and where the maximum is, or of the
+  // gradients of the first two.
   int64_t channel, pool_pitch;
   float *maximum, *sum;
   int32_t* argument;
-  // Over lines, if there is no maximum: sums (kh, Ho) and (kw, Wo), or what
-  // their gradients add to that of a feature.
+};
+
+// The same reduced over the lines and columns of the spread receptive field.
+template <typename T>
+struct LinePool {
+  Geometry geometry;
+  T* y;  // K rows, without gaps
+  bool backward;
+  // Sums (kh, Ho) and (kw, Wo), or what their gradients add to that of a
+  // feature.
   float *lines, *columns;
 };
 
-#define MMRFA_DECLARE(ISA)                                 \
-  namespace ISA {                                          \
-  void features(const Features<float>& features);          \
-  void features(const Features<uint16_t>& features);       \
-  void moments(const Moments<float>& moments);             \
-  void moments(const Moments<uint16_t>& moments);          \
-  void moments_backward(const Moments<float>& moments);    \
-  void moments_backward(const Moments<uint16_t>& moments); \
-  void gate(const Gates<float>& gates);                    \
-  void gate(const Gates<uint16_t>& gates);                 \
-  void pool(const Pool<float>& pool);                      \
-  void pool(const Pool<uint16_t>& pool);                   \
+bool has_avx512();
+
+// Declares a kernel of both instruction sets, and the choice between them.
+#define MMRFA_KERNEL_OF(name, Argument)                          \
+  namespace avx2 {                                               \
+  void name(const Argument& argument);                           \
+  }                                                              \
+  namespace avx512 {                                             \
+  void name(const Argument& argument);                           \
+  }                                                              \
+  inline void name(const Argument& argument) {                   \
+    has_avx512() ? avx512::name(argument) : avx2::name(argument); \
   }
-MMRFA_DECLARE(avx2)
-MMRFA_DECLARE(avx512)
-#undef MMRFA_DECLARE
+#define MMRFA_KERNEL(name, Argument)         \
+  MMRFA_KERNEL_OF(name, Argument<float>)     \
+  MMRFA_KERNEL_OF(name, Argument<uint16_t>)
+MMRFA_KERNEL(features, Features)
+MMRFA_KERNEL(gate, Gates)
+MMRFA_KERNEL(pool_channels, ChannelPool)
+MMRFA_KERNEL(pool_lines, LinePool)
+MMRFA_KERNEL(moments, Moments)
+MMRFA_KERNEL(moments_backward, Moments)
+#undef MMRFA_KERNEL
+#undef MMRFA_KERNEL_OF
 
 }  // namespace mmrfa
