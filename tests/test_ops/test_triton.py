@@ -321,7 +321,7 @@ def test_seven_taps_a_side():
 WRONG = {
     'x': (0, torch.Tensor.double, 'needs float32, float16 or bfloat16'),
     'image': (0, lambda x: x[0], 'expected x of shape'),
-    'small x': (0, lambda x: x[..., :1, :1], 'the dilated kernel'),
+    'small x': (0, lambda x: x[..., :0], 'the dilated kernel'),
     'gain': (1, torch.Tensor.half, 'gain to be torch.float32'),
     'feature weight': (2, lambda v: v[1:], 'feature_weight of shape'),
     'feature shift': (3, lambda b: b[0], 'feature_shift of shape'),
@@ -364,24 +364,8 @@ def test_missing_or_old_triton_is_named(monkeypatch):
     monkeypatch.setattr(metadata, 'version', lambda name: '3.1.0')
     assert rules._old_triton() == 'needs triton 3.7 or newer, got 3.1.0'
     monkeypatch.undo()
-    monkeypatch.setattr(metadata.Distribution, 'discover', lambda **kw: [])
+    monkeypatch.setattr(metadata.Distribution, 'discover', lambda **kw: iter(()))
     assert rules._old_triton() == 'triton is not installed; pip install triton'
-
-
-def run_code(code, **environ):
-    env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
-    return subprocess.run(
-        [sys.executable, '-c', code],
-        env=env | environ,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-
-
-def test_triton_is_imported_by_the_first_kernel():
-    code = "import sys, mmrfa.layers; sys.exit('triton' in sys.modules)"
-    assert run_code(code).returncode == 0
 
 
 # The simulation -------------------------------------------------------------
@@ -389,38 +373,49 @@ def test_triton_is_imported_by_the_first_kernel():
 
 @simulated
 def test_simulation_ends(monkeypatch):
-    """The innermost of several blocks changes nothing; errors end it too."""
+    """Blocks may be nested; an error ends them too. Nothing is printed."""
     name, args = inputs('rf_moments')
     started = []
     monkeypatch.setattr(
         launch, 'start', lambda kernel, arguments: started.append(kernel)
     )
-
-    def simulates():
-        started.clear()
-        op(name)(*args)
-        return bool(started)
-
-    assert simulates()  # the fixture's block
     with simulated_gpu():
-        assert simulates()
-    assert simulates() and gpu.simulated
-    code = (
-        'import torch; from mmrfa.ops.primitives import gpu, rf_moments;'
-        'from mmrfa.ops import Window;'
-        'from mmrfa.testing import simulated_gpu\n'
-        'def run(dtype): rf_moments(torch.ones(1, 1, 2, 2, dtype=dtype), '
-        'Window((1, 1)))\n'
-        'for _ in range(2):\n'
-        '  try:\n'
-        '    with simulated_gpu(): run(torch.half); 1 / 0\n'
-        '  except ZeroDivisionError: assert not gpu.simulated\n'
-        '  run(torch.float)\n'
+        op(name)(*args)
+    op(name)(*args)  # in the fixture's block
+    assert started == ['outer_sums'] * 2
+    monkeypatch.setattr(gpu, 'interpreted', lambda: False)
+    with pytest.raises(RuntimeError, match='needs TRITON_INTERPRET=1'):
+        with simulated_gpu():
+            pass
+    code = """
+import sys, torch
+from mmrfa.ops import Window
+from mmrfa.ops.primitives import gpu, rf_moments
+from mmrfa.testing import simulated_gpu
+
+assert 'triton' not in sys.modules
+window = Window((1, 1))
+x = torch.ones(1, 1, 2, 2)
+for _ in range(2):
+    try:
+        with simulated_gpu():
+            rf_moments(x.half(), window)
+            1 / 0
+    except ZeroDivisionError:
+        assert not gpu.simulated
+    rf_moments(x, window)
+try:
+    rf_moments(x.half(), window)
+except RuntimeError as error:
+    assert 'CPU' in str(error)
+"""
+    run = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
-    result = run_code(code, TRITON_INTERPRET='1')
-    assert (result.returncode, result.stderr) == (0, '')
-    result = run_code(code)
-    assert 'needs TRITON_INTERPRET=1 in the environment' in result.stderr
+    assert (run.returncode, run.stderr) == (0, '')
 
 
 # The layers against the reference ------------------------------------------
