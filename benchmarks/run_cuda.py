@@ -35,8 +35,7 @@ from timing import (
 )
 from torch import Tensor, nn
 
-from mmrfa.ops.primitives import gpu as kernels
-from mmrfa.ops.primitives.gpu import conv, launch
+from mmrfa.ops.primitives.gpu import conv, launch, unavailable
 
 FORMS = ('reference', 'fused', 'compiled')
 # Channels, pixels of the input, stride.
@@ -268,8 +267,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.dry_run and not torch.cuda.is_available():
         sys.exit('error: needs a CUDA device, torch finds none')
-    if kernels.unavailable():
-        sys.exit(f'error: kernels for GPUs: {kernels.unavailable()}')
+    if unavailable():
+        sys.exit(f'error: kernels for GPUs: {unavailable()}')
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True  # as our kernels are tuned
     device = 'cpu' if args.dry_run else 'cuda'

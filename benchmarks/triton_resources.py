@@ -2,7 +2,7 @@
 
     python benchmarks/triton_resources.py
 
-compiles each kernel of ``mmrfa/ops/primitives/gpu`` with every tile to machine
+compiles every kernel of ``mmrfa/ops/primitives/gpu`` with every tile to machine
 code for sm_80 and sm_90, refuses spilled registers, and writes
 ``benchmarks/results/triton_resources.md`` and ``.json``: 3x3 with stride 1 in
 every data type and for both targets; other kernel sizes, strides, a number of
@@ -89,7 +89,7 @@ def recorded(case: tuple, dtype: torch.dtype, last: bool) -> dict:
         mean, covariance = moments.rf_moments(x, *geometry)
         moments.rf_moments_backward(mean, covariance, x, mean, *geometry)
         of = features.Features(x, weight, shift, window, shift)
-        if last and 'chip' in conv.ways(of, last_sum, False):
+        if last and 'chip' in conv.ways(of, last_sum):
             out = conv._forward('chip', of, last_sum, [])
             conv._backward('chip', of, last_sum, [], out)
     return found
@@ -115,7 +115,7 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
 
     from mmrfa.ops.primitives.gpu.kernels.tiles import OPTIONS
 
-    function = launch.kernel(kernel).run
+    function = launch.kernels()[kernel].run
     signature, constants, attributes = {}, {}, {}
     values = arguments | {k: v for k, v in tile.items() if k not in OPTIONS}
     assert values.keys() == set(function.arg_names), kernel
@@ -174,7 +174,7 @@ def jobs(extent: str | None) -> list[tuple]:
                 if (kernel, what) in by_type[dtype]
             ]
             taps = case[0][0] ** 2
-            tiles = launch.kernel(kernel).configs
+            tiles = launch.kernels()[kernel].configs
             for tile in tiles(last, taps, plain=case != ODD):
                 chosen = grid if every else [drawn(grid, kernel, what, tile)]
                 found += [(kernel, *one, tile) for one in chosen]

@@ -59,10 +59,10 @@ def kernels() -> None:
 @pytest.fixture
 def triton() -> None:
     """Skip where Triton is missing (MMRFA_REQUIRE_KERNELS)."""
-    from mmrfa.ops import triton_launch
+    from mmrfa.ops.primitives import gpu
 
-    if reason := triton_launch.unavailable():
-        skip(f'backend triton: {reason}', 'MMRFA_REQUIRE_KERNELS')
+    if reason := gpu.unavailable():
+        skip(f'kernels for GPUs: {reason}', 'MMRFA_REQUIRE_KERNELS')
 
 
 @pytest.fixture

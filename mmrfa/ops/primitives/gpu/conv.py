@@ -21,7 +21,7 @@ from mmrfa.ops.common.window import Window, like_input
 from mmrfa.ops.primitives.gpu import launch
 from mmrfa.ops.primitives.gpu.features import Features, gradients, weighted
 from mmrfa.ops.primitives.gpu.launch import common, is_wide, last_channel
-from mmrfa.ops.primitives.gpu.rules import check
+from mmrfa.ops.primitives.gpu.rules import check, require
 
 Ints = list[int]  # two, in pixels
 MOST_TAPS = 9  # the window of a position lies in registers
@@ -54,9 +54,8 @@ def rf_conv(
     window = Window(weight.shape[2:], stride, padding, dilation)
     of = Features(x, feature_weight, feature_shift, window, gain, unfold)
     gates = channel_gate, position_gate, row_gate, column_gate
-    _check(of, weight, groups, gates)
-    check(x, window, bias=(bias, weight.shape[:1], getattr(bias, 'dtype', 0)))
     conv = Conv(weight, bias, groups)
+    _check(of, conv, gates)
     return _measured(_forward, of, conv, _factors(gates, window))
 
 
@@ -85,10 +84,8 @@ def rf_conv_backward(
     window = Window(weight.shape[2:], stride, padding, dilation)
     of = Features(x, feature_weight, feature_shift, window, gain, unfold)
     gates = channel_gate, position_gate, row_gate, column_gate
-    _check(of, weight, groups, gates)
-    shape = (x.size(0), weight.size(0), *window.out_size(x))
-    check(x, window, grad=(grad, shape, x.dtype))
     conv = Conv(weight, None, groups)
+    _check(of, conv, gates, grad)
     factors = _factors(gates, window)
     dx, dgain, dfeature, dshift, dweight, dfactors = _measured(
         _backward, of, conv, factors, grad
@@ -107,29 +104,49 @@ def rf_conv_backward(
     )
 
 
-def _check(of: Features, weight: Tensor, groups: int, gates: tuple) -> None:
-    x, window = of.x, of.window
+def _check(
+    of: Features, conv: Conv, gates: tuple, grad: Tensor | None = None
+) -> None:
+    x, _, _, window, gain, unfold = of
+    weight, bias, groups = conv
+    check(x, window)
     images, channels = x.shape[:2]
+    require(
+        groups > 0 and channels % groups == weight.size(0) % groups == 0,
+        'groups that divide the channels',
+        groups,
+    )
+    channel, position, row, column = gates
+    pairs = (channel is None) == (position is None)
+    pairs = pairs and (row is None) == (column is None)
+    require(pairs, 'both gates of a pair or none', 'one')
+    weighers = gain is not None, unfold, channel is not None, row is not None
+    require(
+        sum(weighers) < 2,
+        'no gain with unfold, and gates of one pair without both',
+        'more',
+    )
     taps = channels, window.taps
     size = window.out_size(x)
-    kernel = window.kernel_size
-    f32 = torch.float32
-    channel, position, row, column = gates
+    kh, kw = window.kernel_size
+    either = [torch.float32, x.dtype]
     check(
         x,
         window,
-        gain=(of.gain, taps, f32),
-        feature_weight=(of.weight, (*taps, window.taps), f32),
-        feature_shift=(of.shift, taps, f32),
+        gain=(gain, taps),
+        feature_weight=(of.weight, (*taps, window.taps)),
+        feature_shift=(of.shift, taps),
         weight=(
             weight,
-            (weight.size(0), channels // groups, *kernel),
-            weight.dtype,
+            (weight.size(0), channels // groups, kh, kw),
+            either,
         ),
-        channel_gate=(channel, (images, channels), f32),
-        position_gate=(position, (images, window.taps, *size), f32),
-        row_gate=(row, (images, channels, kernel[0], size[0]), f32),
-        column_gate=(column, (images, channels, kernel[1], size[1]), f32),
+        bias=(bias, weight.shape[:1], either),
+        channel_gate=(channel, (images, channels)),
+        position_gate=(position, (images, window.taps, *size)),
+        row_gate=(row, (images, channels, kh, size[0])),
+        column_gate=(column, (images, channels, kw, size[1])),
+        grad=(grad, (images, weight.size(0), *size), [x.dtype]),
     )
 
 
@@ -183,14 +200,13 @@ def _gate_gradients(
 # The two ways ---------------------------------------------------------------
 
 
-def ways(of: Features, conv: Conv, gated: bool) -> tuple[str, ...]:
+def ways(of: Features, conv: Conv) -> tuple[str, ...]:
     """The ways that an input can take, the one to take unmeasured first."""
     # In float32, cuDNN follows the user's choice of precision.
     narrow = of.x.dtype.itemsize == 2 or launch.interpreted()
     few = of.window.taps <= MOST_TAPS
-    if narrow and few and conv.groups == 1 and of.gain is not None:
-        if not gated and not of.unfold:
-            return ('chip', 'memory')
+    if of.gain is not None and narrow and few and conv.groups == 1:
+        return ('chip', 'memory')
     return ('memory',)
 
 
@@ -234,7 +250,7 @@ def _measured(
     )
     choices = {
         way: lambda way=way: run(way, of, conv, factors, *rest)
-        for way in ways(of, conv, bool(factors))
+        for way in ways(of, conv)
     }
     with torch.cuda.device_of(x):
         return fastest(choices, key)()

@@ -19,16 +19,18 @@ BUSY = 8_000_000  # clock cycles, some 5 ms: longer than a layer is started
 
 
 @cache
-def kernel(name: str):
-    """One of ``kernels``, the modules that import triton."""
+def kernels() -> dict:
+    """Every ``kernels.tiles.Kernel`` by name; imports triton."""
     from mmrfa.ops.primitives.gpu import kernels
 
-    return getattr(kernels, name)
+    return kernels.BY_NAME
 
 
 def interpreted() -> bool:
     """Whether a CPU simulates the kernels."""
-    return kernel('INTERPRETED').value
+    from mmrfa.ops.primitives.gpu.kernels.parts import INTERPRETED
+
+    return INTERPRETED.value
 
 
 # Arguments ----------------------------------------------------------------
@@ -116,7 +118,7 @@ def start(name: str, arguments: dict) -> None:
         return
     x = arguments['x']
     taps = arguments['KH'] * arguments['KW']
-    chosen = kernel(name)
+    chosen = kernels()[name]
     last = channels_last(x) or chosen.first is None
     kind = last, taps, not arguments['WIDE'] and x.size(1) % 16 == 0
     arguments = arguments | dict(bits=arguments['count'].bit_length())
@@ -156,13 +158,13 @@ def tuned(name: str, last: bool, taps: int, plain: bool, device: torch.device):
     from mmrfa.ops.primitives.gpu.kernels.tiles import OPTIONS
 
     choices = []
-    for choice in kernel(name).configs(last, taps, plain):
+    for choice in kernels()[name].configs(last, taps, plain):
         options = {k: choice.pop(k) for k in OPTIONS}
         choices.append(triton.Config(choice, **options))
     key = 'CHANNELS OUTPUTS bits ATTEND UNFOLD FROM_X WIDE'
     key = f'{key} KH KW SH SW DH DW'.split()
-    run = kernel(name).run
-    return triton.autotune(choices, key, cache_results=True)(run)
+    tune = triton.autotune(choices, key, cache_results=True)
+    return tune(kernels()[name].run)
 
 
 def device_seconds(call: Callable[[], object], rounds: int = 5) -> float:

@@ -97,9 +97,9 @@ def rf_moments_backward(
     check(
         x,
         window,
-        mean=(mean, square[:2], torch.float64),
-        covariance=(covariance, square, torch.float64),
-        batch_mean=(batch_mean, square[:2], torch.float64),
+        mean=(mean, square[:2], [torch.float64]),
+        covariance=(covariance, square, [torch.float64]),
+        batch_mean=(batch_mean, square[:2], [torch.float64]),
     )
     arguments = common(x, window)
     outputs = x.size(0) * arguments['out_height'] * arguments['out_width']

@@ -51,9 +51,9 @@ def rf_channel_pool_backward(
     check(
         x,
         window,
-        maximum=(maximum, shape, torch.float32),
-        mean=(mean, shape, torch.float32),
-        argument=(argument, shape, torch.int32),
+        maximum=(maximum, shape),
+        mean=(mean, shape),
+        argument=(argument, shape, [torch.int32]),
     )
     mean = mean.unsqueeze(1) / x.size(1)
     grad = planes(x, window.taps, window)
@@ -98,8 +98,8 @@ def rf_line_pool_backward(
     check(
         x,
         of.window,
-        lines=(lines, (*x.shape[:2], kh, height), torch.float32),
-        columns=(columns, (*x.shape[:2], kw, width), torch.float32),
+        lines=(lines, (*x.shape[:2], kh, height)),
+        columns=(columns, (*x.shape[:2], kw, width)),
     )
     grad = planes(x, of.window.taps, of.window)
     torch.add(
@@ -116,8 +116,8 @@ def _checked(x: Tensor, weight: Tensor, shift: Tensor, *window) -> Features:
     check(
         x,
         window,
-        weight=(weight, (*taps, window.taps), torch.float32),
-        shift=(shift, taps, torch.float32),
+        weight=(weight, (*taps, window.taps)),
+        shift=(shift, taps),
     )
     return Features(x, weight, shift, window)
 

@@ -57,31 +57,50 @@ def unsupported(dtype: torch.dtype, window: Window) -> str | None:
 def check(
     x: Tensor,
     window: Window,
-    **others: tuple[Tensor | None, Sequence[int], torch.dtype],
+    **others: tuple[Tensor | None, Sequence[int]]
+    | tuple[Tensor | None, Sequence[int], Sequence[torch.dtype]],
 ) -> None:
-    """Refuse what the kernels would misread.
+    """Refuse what the kernels, which know addresses alone, would misread.
 
     Args:
         x (Tensor): (N, C, H, W).
         window (Window): of the operator.
-        **others (tuple): further tensors by name, with the shape and dtype
-            that each must have; None passes.
+        **others (tuple): further tensors by name, with the shape that each
+            must have, and its dtypes if not float32 alone; None passes.
 
     Raises:
         RuntimeError: names what is wrong, expected and got.
     """
-    if x.dim() != 4:
-        raise RuntimeError(f'x: expected (N, C, H, W), got {tuple(x.shape)}')
+    require(x.dim() == 4, 'x of shape (N, C, H, W)', tuple(x.shape))
+    sides = tuple(window.kernel_size)
+    require(len(sides) == 2, 'a kernel of two dimensions', sides)
     reason = unsupported(x.dtype, window)
     if reason is not None:
-        raise RuntimeError(f'kernels for GPUs: {reason}')
-    for name, (tensor, shape, dtype) in others.items():
+        raise RuntimeError(f'mmrfa: kernel for GPUs {reason}')
+    _, stride, padding, dilation = window
+    require(min(stride) > 0, 'stride to be two numbers from 1', stride)
+    require(min(padding) >= 0, 'padding to be two numbers from 0', padding)
+    require(min(dilation) > 0, 'dilation to be two numbers from 1', dilation)
+    require(
+        min(window.out_size(x)) > 0 and x.size(1) > 0,
+        'x with channels and at least as large as the dilated kernel',
+        tuple(x.shape),
+    )
+    for name, (tensor, shape, *dtypes) in others.items():
         if tensor is None:
             continue
-        wanted = tuple(shape), dtype, x.device
-        found = tuple(tensor.shape), tensor.dtype, tensor.device
-        if wanted != found:
-            raise RuntimeError(
-                f'{name}: expected {" ".join(map(str, wanted))}, '
-                f'got {" ".join(map(str, found))}'
-            )
+        shape = tuple(shape)
+        got = tuple(tensor.shape)
+        require(got == shape, f'{name} of shape {shape}', got)
+        kinds = dtypes[0] if dtypes else [torch.float32]
+        require(
+            tensor.dtype in kinds and tensor.device == x.device,
+            f'{name} to be {" or ".join(map(str, kinds))} on {x.device}',
+            f'{tensor.dtype} on {tensor.device}',
+        )
+
+
+def require(fulfilled: bool, what: str, got: object) -> None:
+    """Raise a RuntimeError unless something is as expected."""
+    if not fulfilled:
+        raise RuntimeError(f'mmrfa: expected {what}, got {got}')
