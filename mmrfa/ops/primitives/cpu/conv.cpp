@@ -165,9 +165,9 @@ Tensor checked_matrices(const Tensor& weight, const Tensor& x, int64_t groups) {
   const int64_t channels = x.size(1), out = weight.size(0);
   TORCH_CHECK(groups > 0 && channels % groups == 0 && out % groups == 0 &&
                   out > 0 && weight.size(1) == channels / groups,
-              "mmrfa: expected weight of shape (O, ", channels, " / groups, kh, "
-              "kw), both divisible by groups, got ", weight.sizes(), " and ",
-              groups, " groups");
+              "mmrfa: expected weight of shape (O, ", channels,
+              " / groups, kh, kw), both divisible by groups, got ",
+              weight.sizes(), " and ", groups, " groups");
   return weight.to(x.scalar_type()).reshape({groups, out / groups, -1});
 }
 

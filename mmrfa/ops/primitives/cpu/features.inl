@@ -31,7 +31,7 @@ struct Totals {
   }
 };
 
-// One block of 16 pixels, n of them wanted. `slopes` receives the gradient of
+// One vector of pixels, n of them wanted. `slopes` receives the gradient of
 // f, `grad_taps` that of the taps.
 template <int64_t TAPS, bool ATTENDS, bool BACKWARD, typename T>
 INLINE void block(const Constants& c, int64_t k, const float* taps, int64_t n,

@@ -4,7 +4,7 @@ namespace mmrfa {
 namespace MMRFA_ISA {
 namespace {
 
-// One vector of gated features, n lanes of it; returns the gradient of the gate.
+// One vector of gated features, n lanes of it; returns the gate's gradient.
 template <typename T>
 INLINE Vec gate_lanes(T* y, T* grad_y, Vec factor, int64_t n) {
   const Vec value = load(y, n);

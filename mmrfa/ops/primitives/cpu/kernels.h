@@ -28,7 +28,7 @@ struct Channel {
   float* grad_x;  // as x, added to
 };
 
-// What becomes of the K linear functions of the taps, f = weight @ taps + shift.
+// What becomes of K linear functions of the taps, f = weight @ taps + shift.
 enum class Form {
   kFeatures,   // y = ReLU(f)
   kAttention,  // y = softmax(gain * mean of the taps) * ReLU(f)
@@ -58,8 +58,8 @@ struct Moments {
   // Pixels that some window samples: the rows and columns that are not zero
   // here; null where all of them are.
   const int32_t *row_seen, *column_seen;
-  double* mean;        // (K)
-  double* covariance;  // (K, K), biased
+  double* mean;         // (K)
+  double* covariance;   // (K, K), biased
   const float* slope;   // (K, K) and
   const float* offset;  // (K): gradient = slope @ taps + offset
 };
@@ -84,7 +84,7 @@ struct Gates {
 template <typename T>
 struct ChannelPool {
   int64_t taps, pixels, pitch;  // pitch of y
-  T* y;                         // K rows of features in, or of their gradient out
+  T* y;  // K rows of features in, or of their gradient out
   bool backward;
   // K rows of the maximum, the sum and where the maximum is, or of the
   // gradients of the first two.

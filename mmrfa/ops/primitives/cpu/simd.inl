@@ -1,21 +1,26 @@
-// Vectors of 16 numbers, and memory that threads keep.
+// Vectors, and memory that threads keep.
 
 namespace mmrfa {
 namespace MMRFA_ISA {
 namespace {
 
+// As many lanes as a register has: what the compiler makes of longer vectors
+// compares them one by one.
+#ifdef MMRFA_AVX512
 constexpr int64_t kLanes = 16;
+#else
+constexpr int64_t kLanes = 8;
+#endif
 constexpr int64_t kChunk = 128;   // output pixels at a time
 constexpr int64_t kRow = kChunk + kLanes;  // a chunk in memory, with slack
 constexpr int64_t kPlane = 2048;  // floats a plane should not exceed
 
-typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t IntVec
-    __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t UintVec
-    __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t HalfVec
-    __attribute__((vector_size(32), aligned(2), may_alias));
+#define MMRFA_VECTOR(size, align) \
+  __attribute__((vector_size(size), aligned(align), may_alias))
+typedef float Vec MMRFA_VECTOR(4 * kLanes, 4);
+typedef int32_t IntVec MMRFA_VECTOR(4 * kLanes, 4);
+typedef uint32_t UintVec MMRFA_VECTOR(4 * kLanes, 4);
+typedef uint16_t HalfVec MMRFA_VECTOR(2 * kLanes, 2);
 #define INLINE inline __attribute__((always_inline))
 #define INLINE_LAMBDA __attribute__((always_inline))
 // All loops over taps, where their number is known at compile time.
@@ -23,34 +28,56 @@ typedef uint16_t HalfVec
 
 INLINE Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 INLINE void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
+
+#ifdef MMRFA_AVX512
 // Not Vec{} + a, which the compiler must add: -0 + 0 is 0.
-INLINE Vec splat(float a) {
-  return Vec{a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a};
-}
+INLINE Vec splat(float a) { return (Vec)_mm512_set1_ps(a); }
 // b where one of them is NaN.
 INLINE Vec maximum(Vec a, Vec b) {
-#ifdef MMRFA_AVX512
   return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
-#else
-  return a > b ? a : b;
-#endif
 }
 // 1 / a for a between 1 and the number of taps.
 INLINE Vec reciprocal(Vec a) {
-#ifdef MMRFA_AVX512
   const Vec guess = (Vec)_mm512_rcp14_ps((__m512)a);
   return guess + guess * (1.0f - a * guess);
+}
+INLINE float sum(Vec v) { return _mm512_reduce_add_ps((__m512)v); }
+// The first n lanes, fewer than all; the others are zero, or not written.
+INLINE Vec load_first(const float* p, int64_t n) {
+  return (Vec)_mm512_maskz_loadu_ps((1u << n) - 1, p);
+}
+INLINE void store_first(float* p, Vec v, int64_t n) {
+  _mm512_mask_storeu_ps(p, (1u << n) - 1, (__m512)v);
+}
+INLINE Vec keep_first(Vec v, int64_t n) {
+  return (Vec)_mm512_maskz_mov_ps((1u << n) - 1, (__m512)v);
+}
 #else
-  return 1.0f / a;
-#endif
+INLINE Vec splat(float a) { return (Vec)_mm256_set1_ps(a); }
+INLINE Vec maximum(Vec a, Vec b) {
+  return (Vec)_mm256_max_ps((__m256)a, (__m256)b);
 }
+INLINE Vec reciprocal(Vec a) { return 1.0f / a; }
 INLINE float sum(Vec v) {
-  float lane[kLanes];
-  std::memcpy(lane, &v, sizeof v);
-  for (int64_t half = kLanes / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+  const __m256 all = (__m256)v;
+  __m128 half =
+      _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
+INLINE __m256i first(int64_t n) {
+  static const int32_t kMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256(
+      reinterpret_cast<const __m256i*>(kMask + kLanes - n));
+}
+INLINE Vec load_first(const float* p, int64_t n) {
+  return (Vec)_mm256_maskload_ps(p, first(n));
+}
+INLINE void store_first(float* p, Vec v, int64_t n) {
+  _mm256_maskstore_ps(p, first(n), (__m256)v);
+}
+INLINE Vec keep_first(Vec v, int64_t n) { return (Vec)((__m256i)v & first(n)); }
+#endif
 
 // bfloat16 is the upper half of a float.
 INLINE Vec load(const uint16_t* p) {
@@ -71,28 +98,28 @@ INLINE float number(uint16_t bits) {
   return value;
 }
 
-// The first n lanes; the others are zero, or not written.
+INLINE Vec load_first(const uint16_t* p, int64_t n) {
+  uint16_t lane[kLanes] = {};
+  std::memcpy(lane, p, n * sizeof(uint16_t));
+  return load(lane);
+}
+INLINE void store_first(uint16_t* p, Vec v, int64_t n) {
+  uint16_t lane[kLanes];
+  store(lane, v);
+  std::memcpy(p, lane, n * sizeof(uint16_t));
+}
+
 template <typename T>
 INLINE Vec load(const T* p, int64_t n) {
-  if (n >= kLanes) return load(p);
-  T lane[kLanes] = {};
-  std::memcpy(lane, p, n * sizeof(T));
-  return load(lane);
+  return n >= kLanes ? load(p) : load_first(p, n);
 }
 template <typename T>
 INLINE void store(T* p, Vec v, int64_t n) {
-  if (n >= kLanes) return store(p, v);
-  T lane[kLanes];
-  store(lane, v);
-  std::memcpy(p, lane, n * sizeof(T));
+  n >= kLanes ? store(p, v) : store_first(p, v, n);
 }
 // v in the first n lanes, zero in the others, NaN or not.
 INLINE Vec first_lanes(Vec v, int64_t n) {
-  static const int32_t kMask[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1,
-                                            -1, -1, -1, -1, -1, -1, -1, -1};
-  if (n >= kLanes) return v;
-  const int32_t* mask = kMask + kLanes - n;
-  return (Vec)((IntVec)v & *reinterpret_cast<const IntVec*>(mask));
+  return n >= kLanes ? v : keep_first(v, n);
 }
 
 // 2^x for x <= 0, or just above it, as 2^n * 2^r with |r| <= 1/2: minimax
