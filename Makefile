@@ -6,27 +6,33 @@ PYTHON ?= python3
 # TORCH='torch==2.12.0' chooses the torch to install; empty: requirements/
 TORCH ?=
 MIN_MIOU ?= 80
+# Each test worker uses one core.
+WORKERS ?= 2
+PYTEST_ARGS ?=
 
 ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 VENV := $(ROOT)/.venv/bin
-BOOTSTRAP = cd '$(ROOT)' && '$(PYTHON)' scripts/bootstrap.py --torch '$(TORCH)'
+BOOTSTRAP := cd '$(ROOT)' && '$(PYTHON)' scripts/bootstrap.py
+TORCH_OPTION := --torch '$(TORCH)'
+PYTEST := -m pytest -n $(WORKERS) --dist worksteal
 DEMO_CONFIG := configs/demo/deeplabv3plus_r18-rfa-d16_1xb8-300_sample-96x96.py
 DEMO := work_dirs/demo
 export PYTHONUNBUFFERED := 1
 # Threads that wait must not spin: on a shared machine that costs 10 times.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help base ops demo test test-classification test-oldest lint clean
+.PHONY: help base ops demo test test-fast test-classification test-oldest \
+  lint clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' '$(ROOT)/Makefile' \
 	  | expand -t 28
 
 base: ## install segmentation into .venv (no compiler needed)
-	@$(BOOTSTRAP) base
+	@$(BOOTSTRAP) base $(TORCH_OPTION)
 
 ops: ## base, detection and mmcv's compiled operators
-	@$(BOOTSTRAP) ops
+	@$(BOOTSTRAP) base ops $(TORCH_OPTION)
 
 # The run is made aside: one that fails leaves the last good one in place.
 demo: base ## train, test and show a small network on generated data
@@ -47,26 +53,34 @@ demo: base ## train, test and show a small network on generated data
 	python scripts/demo_result.py $(DEMO) --min-miou $(MIN_MIOU)
 
 test: ## install what tests need, then run all of them
-	@$(BOOTSTRAP) test
-	@cd '$(ROOT)'; '$(VENV)/python' -m pytest $(PYTEST_ARGS)
+	@$(BOOTSTRAP) base ops test $(TORCH_OPTION)
+	@cd '$(ROOT)'; '$(VENV)/python' $(PYTEST) $(PYTEST_ARGS)
+
+test-fast: ## those that take a moment each: under 2 minutes
+	@$(BOOTSTRAP) base ops test $(TORCH_OPTION)
+	@cd '$(ROOT)'; '$(VENV)/python' $(PYTEST) -m 'not slow' $(PYTEST_ARGS)
+
+# What pip would keep of CUDA's libraries takes half as much again.
+test-classification test-oldest: export PIP_NO_CACHE_DIR := 1
 
 # tests/conftest.py is for both; what it skips here, `make test` runs.
 test-classification: ## mmpretrain in .venv-cls, on another torch
-	@$(BOOTSTRAP) classification
-	@cd '$(ROOT)'; '$(ROOT)/.venv-cls/bin/python' -m pytest \
+	@$(BOOTSTRAP) base classification --venv .venv-cls \
+	  --torch '-r requirements/torchvision.txt'
+	@cd '$(ROOT)'; '$(ROOT)/.venv-cls/bin/python' $(PYTEST) \
 	  tests/test_classification tests/test_ops tests/test_layers \
 	  --ignore tests/test_ops/test_triton.py \
 	  $(PYTEST_ARGS)
 
 test-oldest: ## operators and layers on the oldest torch, in .venv-oldest
-	@$(BOOTSTRAP) oldest
-	@cd '$(ROOT)'; '$(ROOT)/.venv-oldest/bin/python' -m pytest \
+	@$(BOOTSTRAP) --venv .venv-oldest --torch '-r requirements/oldest.txt'
+	@cd '$(ROOT)'; '$(ROOT)/.venv-oldest/bin/python' $(PYTEST) \
 	  tests/test_ops tests/test_layers $(PYTEST_ARGS)
 
-lint: ## ruff and codespell
+lint: ## ruff, codespell, and that imports go down only
 	@$(BOOTSTRAP) lint
 	@cd '$(ROOT)'; '$(VENV)/ruff' check; '$(VENV)/ruff' format --check; \
-	'$(VENV)/codespell'
+	'$(VENV)/codespell'; '$(VENV)/lint-imports' --no-cache
 
 clean: ## remove environments and caches; data and work_dirs stay
 	@cd '$(ROOT)'; rm -rf .venv .venv-cls .venv-oldest .pytest_cache .ruff_cache build dist mmrfa/.mim; \

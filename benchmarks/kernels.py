@@ -15,7 +15,7 @@ from report import table, write
 from timing import LAYERS, arguments, in_turn, machine, on_cpu
 from torch import Tensor
 
-from mmrfa.ops import native
+from mmrfa.ops.primitives import cpu
 
 KERNEL = (3, 3)
 GEOMETRY = ((1, 1), (1, 1), (1, 1))  # stride, padding, dilation
@@ -149,8 +149,8 @@ def main() -> None:
     parser = arguments(__doc__, rounds=21)
     parser.add_argument('--threads', type=int, default=2)
     args = parser.parse_args()
-    if native.unavailable():
-        sys.exit(f'error: backend cpu: {native.unavailable()}')
+    if cpu.unavailable():
+        sys.exit(f'error: backend compiled: {cpu.unavailable()}')
     torch.manual_seed(0)
     results = dict(
         machine=machine(instructions=torch.ops.mmrfa.instruction_set()),

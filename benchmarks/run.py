@@ -33,7 +33,7 @@ from timing import (
 from torch import Tensor, nn
 
 from mmrfa.layers import RFAConv
-from mmrfa.ops import native
+from mmrfa.ops.primitives import cpu
 
 # Every 3x3 convolution in ResNet-18 and in the bottlenecks of ResNet-50 at
 # 224x224: channels in, channels out, pixels of the input, stride.
@@ -46,7 +46,7 @@ STRIDED = [
     (256, 256, 28, 2),
     (512, 512, 14, 2),
 ]
-FORMS = ('reference', 'fused', 'cpu')
+FORMS = ('reference', 'fused', 'compiled')
 NETWORKS = {
     'ResNet-18': dict(depth=18, batch=8, size=224),
     'ResNet-50': dict(depth=50, batch=2, size=224),
@@ -119,7 +119,7 @@ def network_cases(rounds: int, threads: list[int]) -> list:
     cases = []
     for name, settings in NETWORKS.items():
         plain, x = network('plain', **settings)
-        net, _ = network('cpu', **settings)
+        net, _ = network('compiled', **settings)
         modules = {'plain': plain} | dict.fromkeys(FORMS, net)
         memory = {form: peak(name, form) for form in modules}
         for count in threads:
@@ -177,8 +177,8 @@ def main() -> None:
     if args.peak:
         print_peak(*args.peak)
         return
-    if native.unavailable():
-        sys.exit(f'error: backend cpu: {native.unavailable()}')
+    if cpu.unavailable():
+        sys.exit(f'error: backend compiled: {cpu.unavailable()}')
     torch.manual_seed(0)
     layers = layer_cases(args.rounds, args.batches, args.threads)
     networks = []

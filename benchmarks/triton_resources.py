@@ -2,7 +2,7 @@
 
     python benchmarks/triton_resources.py
 
-compiles every kernel of ``mmrfa/ops/primitives/gpu`` with every tile to machine
+compiles each kernel of ``mmrfa/ops/primitives/gpu`` with every tile to machine
 code for sm_80 and sm_90, refuses spilled registers, and writes
 ``benchmarks/results/triton_resources.md`` and ``.json``: 3x3 with stride 1 in
 every data type and for both targets; other kernel sizes, strides, a number of
@@ -110,9 +110,10 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
         dict: registers a thread, bytes spilled, bytes of shared memory.
     """
     import triton
-    from mmrfa.ops.primitives.gpu.kernels.tiles import OPTIONS
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+
+    from mmrfa.ops.primitives.gpu.kernels.tiles import OPTIONS
 
     function = launch.kernels()[kernel].run
     signature, constants, attributes = {}, {}, {}

@@ -8,12 +8,12 @@ See mmrfa/results/metafiles.py for what they say and where it comes from.
 import sys
 from pathlib import Path
 
+from mmrfa.engine.cli import run_tool
 from mmrfa.results import metafiles
 from mmrfa.results.costs import network, parameters
 from mmrfa.results.published import paper_tables
 from mmrfa.results.tables import compare_costs, put
 from mmrfa.results.zoo import config_files
-from mmrfa.utils.cli import run_tool
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -10,6 +10,10 @@ import pytest
 
 # Read when torch starts: threads that wait must not spin.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+# One of several workers leaves the other cores to them, and so do the
+# processes that its tests start.
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    os.environ['OMP_NUM_THREADS'] = '1'
 
 import torch
 
@@ -36,30 +40,29 @@ def seeds() -> None:
     torch.manual_seed(0)
 
 
+def skip(reason: str, demand: str) -> None:
+    """Skip a test, or fail it where ``demand`` is set, as it is in CI."""
+    if os.environ.get(demand) == '1':
+        pytest.fail(f'{demand}=1, but {reason}')
+    pytest.skip(reason)
+
+
 @pytest.fixture
 def kernels() -> None:
-    """Skip where the CPU kernels are missing; CI has a compiler and fails."""
+    """Skip where the CPU kernels are missing (MMRFA_REQUIRE_KERNELS)."""
     from mmrfa.ops.primitives import cpu
 
-    reason = cpu.unavailable()
-    if reason is None:
-        return
-    if os.environ.get('MMRFA_REQUIRE_DATA') == '1':
-        pytest.fail(f'backend cpu: {reason}')
-    pytest.skip(f'backend cpu: {reason}')
+    if reason := cpu.unavailable():
+        skip(f'kernels for CPUs: {reason}', 'MMRFA_REQUIRE_KERNELS')
 
 
 @pytest.fixture
 def triton() -> None:
-    """Skip where Triton is missing; CI installs it and fails."""
+    """Skip where Triton is missing (MMRFA_REQUIRE_KERNELS)."""
     from mmrfa.ops.primitives import gpu
 
-    reason = gpu.unavailable()
-    if reason is None:
-        return
-    if os.environ.get('MMRFA_REQUIRE_TRITON') == '1':
-        pytest.fail(f'backend triton: {reason}')
-    pytest.skip(f'backend triton: {reason}')
+    if reason := gpu.unavailable():
+        skip(f'kernels for GPUs: {reason}', 'MMRFA_REQUIRE_KERNELS')
 
 
 @pytest.fixture
@@ -96,8 +99,6 @@ def data_root() -> Callable[[str], Path]:
         if folder.is_dir():
             return folder.resolve()
         reason = f'needs the data set {name}, no such folder: {folder}'
-        if os.environ.get('MMRFA_REQUIRE_DATA') == '1':
-            pytest.fail(reason)
-        pytest.skip(reason)
+        skip(reason, 'MMRFA_REQUIRE_DATA')
 
     return find

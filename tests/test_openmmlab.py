@@ -103,6 +103,7 @@ def test_advice_stays_in_the_distribution(monkeypatch, packages, which):
     ):
         assert openmmlab.package_of(names[1]) == names[which]
         monkeypatch.setitem(sys.modules, names[1], None)
+        monkeypatch.delitem(sys.modules, f'{names[1]}.models', raising=False)
         with pytest.raises(InputError, match=f'pip install {names[which]}$'):
             openmmlab.import_package(f'{names[1]}.models')
     assert openmmlab.package_of('other') == 'other'

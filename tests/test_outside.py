@@ -1,6 +1,7 @@
 """mmrfa as people use it who never cloned it: a wheel in an environment."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,9 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from packaging.requirements import Requirement
+
+pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).resolve().parents[1]
 CAMVID = 'deeplabv3plus/deeplabv3plus_r18-rfa-d16_1xb8-4k_camvid-256x256.py'
@@ -27,24 +31,93 @@ default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
 
 
 @pytest.fixture(scope='module')
-def python(tmp_path_factory) -> Path:
-    """An interpreter that has the stack, and mmrfa from its wheel alone."""
-    work = tmp_path_factory.mktemp('outside')
+def clone(tmp_path_factory) -> Path:
+    """What a build needs, where it may write."""
+    target = tmp_path_factory.mktemp('clone')
+    ignore = shutil.ignore_patterns('__pycache__', '.mim', '*.so')
+    for name in 'mmrfa', 'configs', 'tools':
+        shutil.copytree(REPO / name, target / name, ignore=ignore)
+    files = 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE'
+    for name in files:
+        shutil.copy(REPO / name, target)
+    return target
+
+
+def build(clone: Path, kind: str, out: Path) -> Path:
+    """Run the build backend as pip does, without network."""
+    out.mkdir()
+    call = f'build_{kind}({str(out)!r})'
     subprocess.run(
         [
-            *(sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps'),
-            *('--no-build-isolation', '--no-index', REPO, '-w', work),
+            sys.executable,
+            '-c',
+            f'import setuptools.build_meta as backend; backend.{call}',
         ],
+        cwd=clone,
         check=True,
-        env={**os.environ, 'MMRFA_KERNELS': '0'},
+        capture_output=True,
+        # Compiling the kernels takes minutes and is tested elsewhere.
+        env={**os.environ, 'PYTHONPATH': '', 'MMRFA_KERNELS': '0'},
     )
-    venv = work / 'venv'
+    (made,) = out.iterdir()
+    return made
+
+
+@pytest.fixture(scope='module')
+def wheel(clone, tmp_path_factory) -> Path:
+    return build(clone, 'wheel', tmp_path_factory.mktemp('wheel') / 'out')
+
+
+def test_the_wheel_ships_configs_and_asks_for_torch_only(clone, wheel):
+    wheel = zipfile.ZipFile(wheel)
+    names = set(wheel.namelist())
+    configs = {
+        path.relative_to(clone).as_posix()
+        for path in (clone / 'configs').rglob('*.py')
+    }
+    assert {f'mmrfa/.mim/{name}' for name in configs} <= names
+    assert 'mmrfa/.mim/tools/train.py' in names
+    modules = {
+        path.relative_to(clone).as_posix()
+        for path in (clone / 'mmrfa').rglob('*.py')
+        if '.mim' not in path.parts
+    }
+    assert modules <= names
+    assert not [n for n in names if n.startswith(('tests', 'scripts'))]
+    (file,) = [n for n in names if n.endswith('.dist-info/METADATA')]
+    lines = wheel.read(file).decode().splitlines()
+    needs = [
+        Requirement(line.removeprefix('Requires-Dist: '))
+        for line in lines
+        if line.startswith('Requires-Dist: ')
+    ]
+    assert [n.name for n in needs if not n.marker] == ['torch']
+    assert 'torchvision' not in {n.name for n in needs}
+    for extra in 'seg', 'det', 'cls':
+        wanted = {n.name for n in needs if f'"{extra}"' in str(n.marker)}
+        assert {'onedl-mmengine', 'onedl-mmcv'} < wanted
+        assert all(name.startswith('onedl-') for name in wanted)
+
+
+def test_an_editable_install_links_the_configs(clone, tmp_path):
+    build(clone, 'editable', tmp_path / 'out')
+    mim = clone / 'mmrfa/.mim'
+    assert (mim / 'configs').resolve() == (clone / 'configs').resolve()
+    assert (mim / 'tools').resolve() == (clone / 'tools').resolve()
+    # And a second time, over the links of the first.
+    build(clone, 'editable', tmp_path / 'again')
+    assert (mim / 'configs').is_symlink() and (clone / 'configs').is_dir()
+
+
+@pytest.fixture(scope='module')
+def python(wheel, tmp_path_factory) -> Path:
+    """An interpreter that has the stack, and mmrfa from its wheel alone."""
+    venv = tmp_path_factory.mktemp('outside') / 'venv'
     subprocess.run(
         [sys.executable, '-m', 'venv', '--without-pip', venv], check=True
     )
     (site,) = venv.glob('lib/python*/site-packages')
     # What pip does with a wheel that has no scripts.
-    (wheel,) = work.glob('mmrfa-*.whl')
     zipfile.ZipFile(wheel).extractall(site)
     # The rest of the stack, but not the editable install of this clone: its
     # hook lies in a .pth file, and those count in the first folder only.

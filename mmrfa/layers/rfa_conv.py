@@ -51,9 +51,7 @@ class RFAConv(AttentionConv2d):
             attn = conv_norm(self.attn, self.norm)
             return rfa_unfold_conv2d(x, attn, self.conv, self.window)
         feature = conv_norm(self.feature, self.norm)
-        return rfa_conv2d(
-            x, self.attn.weight, feature, self.conv, self.window
-        )
+        return rfa_conv2d(x, self.attn.weight, feature, self.conv, self.window)
 
     def _neutral(self) -> float:
         # The softmax of equal scores is 1 / K; in training mode too.

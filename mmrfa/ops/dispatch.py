@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mmrfa.errors import InputError
 from mmrfa.ops.common.tracing import (
-    is_compiling, is_transformed,
+    is_compiling,
+    is_transformed,
 )
 
 # Every form, in the order in which they are tried.

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmrfa.engine.config import import_scope, load_config
+from mmrfa.engine.run import build_model
 from mmrfa.errors import InputError
-from mmrfa.ops import use_backend
-from mmrfa.utils.config import import_scope, load_config
-from mmrfa.utils.run import build_model
 
 
 class Classifier(nn.Module):
@@ -136,7 +135,7 @@ def count(
         sizes = dict.fromkeys(('img_shape', 'batch_input_shape'), shape[1:])
         sample = BaseDataElement(metainfo=dict(sizes, scale_factor=(1, 1)))
         model.forward = partial(model.forward, data_samples=[sample])
-    with torch.no_grad(), use_backend('reference'):
+    with torch.no_grad():
         analyzer = FlopAnalyzer(model, (torch.zeros(1, *shape),))
         analyzer.unsupported_ops_warnings(False)
         analyzer.uncalled_modules_warnings(False)

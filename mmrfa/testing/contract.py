@@ -233,7 +233,9 @@ class OperatorContract:
         got = torch.func.jacrev(total)(x)
         torch.testing.assert_close(got, expected, **close)
         _, slope = torch.func.jvp(total, (x,), (direction,))
-        torch.testing.assert_close(slope, (expected * direction).sum(), **close)
+        torch.testing.assert_close(
+            slope, (expected * direction).sum(), **close
+        )
         with torch.autograd.forward_ad.dual_level():
             dual = torch.autograd.forward_ad.make_dual(x, direction)
             dual = torch.autograd.forward_ad.unpack_dual(total(dual))

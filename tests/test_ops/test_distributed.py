@@ -152,7 +152,7 @@ def test_gradients_are_the_mean_over_processes(backend, tmp_path, request):
     found = run(tmp_path, backend, 'BN', 'even')
     dtype = found[0]['out'].dtype
     twins = [network('BN', dtype) for _ in range(WORLD)]
-    for step in range(2):
+    for _ in range(2):
         for rank, net in enumerate(twins):
             net.zero_grad()
             with use_backend('reference'):

@@ -15,11 +15,11 @@ import sys
 
 from torch import nn
 
+from mmrfa.engine.cli import add_cfg_options, parse_args, run_tool
+from mmrfa.engine.config import import_scope, load_config, require_packages
+from mmrfa.engine.run import build_model
 from mmrfa.errors import InputError
 from mmrfa.results.costs import Classifier, count
-from mmrfa.utils.cli import add_cfg_options, parse_args, run_tool
-from mmrfa.utils.config import import_scope, load_config, require_packages
-from mmrfa.utils.run import build_model
 
 
 def main(argv: list[str] | None = None) -> None:

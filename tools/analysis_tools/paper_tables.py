@@ -13,13 +13,13 @@ import re
 import sys
 from pathlib import Path
 
+from mmrfa.engine.cli import parse_args, run_tool
 from mmrfa.errors import InputError
+from mmrfa.openmmlab import import_package
 from mmrfa.results.published import PaperTable, paper_table, paper_tables
 from mmrfa.results.runs import Run, collect_runs
 from mmrfa.results.tables import compare_costs, compare_scores, rows
 from mmrfa.results.zoo import config_files
-from mmrfa.utils.cli import parse_args, run_tool
-from mmrfa.utils.config import import_package
 
 ROOT = Path(__file__).resolve().parents[2]
 

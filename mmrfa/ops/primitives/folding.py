@@ -8,7 +8,6 @@ numbers per channel. All of it is differentiable.
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from mmrfa.ops.common.norm import (

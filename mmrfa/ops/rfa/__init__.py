@@ -12,7 +12,9 @@ rfa_conv2d = operator(
 rfa_unfold_conv2d = operator(
     reference.rfa_unfold_conv2d,
     fused=Form(fused.rfa_unfold_conv2d, fused.unfold_supports),
-    compiled=Form(compiled.rfa_unfold_conv2d, compiled.unfold_supports, automatic),
+    compiled=Form(
+        compiled.rfa_unfold_conv2d, compiled.unfold_supports, automatic
+    ),
 )
 
 __all__ = ['rfa_conv2d', 'rfa_unfold_conv2d']

@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from mmrfa.ops import primitives
-from mmrfa.ops.primitives.folding import folded_features
 from mmrfa.ops.common.norm import ConvNorm
 from mmrfa.ops.common.taps import Conv
 from mmrfa.ops.common.window import Window
+from mmrfa.ops.primitives.folding import folded_features
 from mmrfa.ops.primitives.support import as_autocast, unsupported
 from mmrfa.ops.rfa.fused import as_kernel
 

@@ -67,9 +67,7 @@ def rfa_unfold_conv2d(
 ) -> Tensor:
     """Compute ``reference.rfa_unfold_conv2d``, keeping only ``x``."""
 
-    def run(
-        x: Tensor, scores: Tensor, weight: Tensor
-    ) -> tuple[Tensor, None]:
+    def run(x: Tensor, scores: Tensor, weight: Tensor) -> tuple[Tensor, None]:
         field = receptive_field(x, window)
         weighted = softmax_over_taps(scores).to(field.dtype) * field
         return sum_over_taps(weighted, conv._replace(weight=weight)), None

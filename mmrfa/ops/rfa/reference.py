@@ -24,8 +24,11 @@ def rfa_conv2d(
         F[c, t] = ReLU(BN(sum_t' w[c, t, t'] * U[c, t']))
         out     = conv(spread(alpha * F), weight, bias), stride = kernel
 
-    Source: Zhang et al., RFAConv, arXiv:2304.03198, the grouped-convolution
-    form; the paper gives it as ``Softmax(g(AvgPool(X))) * ReLU(Norm(g(X)))``.
+    Source: Zhang et al., RFAConv, arXiv:2304.03198 (v1 of 6 April 2023; v7
+    of 28 February 2026 has another title), the grouped-convolution form.
+    Named by its formula, since numbers of equations differ between versions:
+    ``F = Softmax(g(AvgPool(X))) * ReLU(Norm(g(X)))``, both g being grouped
+    convolutions.
     Deviations: the authors' code refuses dilation, here it dilates U
     (features and average pooling alike); ``conv.groups`` groups the last
     convolution only.

@@ -95,9 +95,7 @@ def rfca_conv2d(
         )
         gated = grid * rows[:, :, :, None, :, None]
         gated = gated * columns[:, :, None, :, None, :]
-        out = sum_over_taps(
-            gated.flatten(2, 3), conv._replace(weight=weight)
-        )
+        out = sum_over_taps(gated.flatten(2, 3), conv._replace(weight=weight))
         return out, moved[0]
 
     params = gates.squeeze.weight, conv.weight

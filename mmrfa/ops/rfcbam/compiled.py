@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from mmrfa.ops import primitives
-from mmrfa.ops.primitives.folding import folded_features
 from mmrfa.ops.common.gates import channel_gate
 from mmrfa.ops.common.norm import ConvNorm
 from mmrfa.ops.common.taps import Conv
 from mmrfa.ops.common.window import Window
+from mmrfa.ops.primitives.folding import folded_features
 from mmrfa.ops.primitives.rf_conv import PositionGates
 from mmrfa.ops.primitives.support import as_autocast, unsupported
 from mmrfa.ops.rfcbam.fused import position_gate

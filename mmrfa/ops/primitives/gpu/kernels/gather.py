@@ -124,5 +124,3 @@ def input_gradient(
         total,
         mask=ok & there,
     )
-
-

@@ -13,6 +13,7 @@ import triton.language as tl
 # Kernels see the module's values at import; so does triton's interpreter.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
+
 @triton.jit
 def add_product(a, b, total):
     """A matrix product, added to; float32 is not shortened."""
@@ -151,5 +152,3 @@ def activation_of(
         weight = tl.load(weights + s * CHANNELS, mask=there, other=0)
         value += weight * field[s]
     return value
-
-

@@ -230,7 +230,9 @@ def features_backward(
                     )
                     dy = add_product(dsum, matrix, dy)
             else:
-                dy = tl.load(grads + plane_offset(t, gt, WIDE), mask=mask, other=0)
+                dy = tl.load(
+                    grads + plane_offset(t, gt, WIDE), mask=mask, other=0
+                )
                 dy = dy.to(tl.float32)
             if ATTEND:
                 factor = tl.load(gains + t * CHANNELS, mask=there, other=0)
@@ -362,5 +364,3 @@ def unfold_backward(
         tl.store(scores, share * (dy * pixel - inner), mask=mask)
         direct = pointers + plane_offset(TAPS + t, zt, WIDE)
         tl.store(direct, share * dy, mask=mask)
-
-
