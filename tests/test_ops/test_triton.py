@@ -177,16 +177,22 @@ def test_half_precision_and_channels_last(form, dtype):
         assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize('form', ['chip'])
-def test_several_tiles(form):
-    """More positions, channels and outputs than one tile has of each."""
-    for name in ('conv', 'conv_weight', 'conv_input'):
-        for tile in launch.kernels()[name].configs(True, 3, True):
-            assert 84 > tile['BLOCK_P'] or name == 'conv'
-            assert 40 > tile['BLOCK_C']
+@pytest.mark.parametrize(
+    ('form', 'layout'),
+    [
+        ('chip', 'last'),
+        ('memory', 'last'),
+        ('memory', 'first'),
+        ('unfold', 'last'),
+        ('rf_moments', 'first'),
+    ],
+)
+def test_several_tiles(form, layout):
+    """More positions, channels and outputs than a tile has of each."""
     window = Window((1, 3), (1, 1), (0, 1), (1, 1))
-    case = dict(shape=(2, 40, 7, 6), outputs=70, layout='last')
-    check(form, window, **case)
+    channels = 66 if (form, layout) == ('unfold', 'last') else 40
+    channels = 9 if layout == 'first' else channels
+    check(form, window, shape=(2, channels, 7, 6), outputs=70, layout=layout)
 
 
 @every_form
@@ -432,7 +438,7 @@ every_layer = pytest.mark.parametrize('layer', LAYERS.values(), ids=LAYERS)
 # (N, C, O, H, W), kernel, stride, padding, dilation, groups
 CASES = {
     'dilated': ((1, 2, 4, 5, 4), 2, 2, 2, 2, 2),
-    'flat': ((2, 8, 4, 6, 12), (1, 3), 1, (0, 1), 1, 1),
+    'flat': ((2, 8, 4, 4, 8), (1, 3), 1, (0, 1), 1, 1),
 }
 
 

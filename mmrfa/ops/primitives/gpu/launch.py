@@ -112,7 +112,7 @@ def start(name: str, arguments: dict) -> None:
     """Run a kernel with the tile that is best.
 
     With the first one where nothing shall depend on a clock: which tile it is
-    decides in which order sums are added up. Simulated, with the largest.
+    decides in which order sums are added up. Simulated, with a large one.
     """
     if not arguments['count']:  # an empty batch
         return
@@ -132,12 +132,13 @@ def start(name: str, arguments: dict) -> None:
         )
 
     if interpreted():
-        # What takes time here is the number of programs.
-        largest = max(
+        # What takes time here is the number of tiles.
+        tile = max(
             chosen.configs(*kind),
             key=lambda tile: (tile['BLOCK_C'], tile['BLOCK_P']),
         )
-        chosen.run[grid](**arguments, **largest)
+        tile['BLOCK_P'] = max(tile['BLOCK_P'], 64)
+        chosen.run[grid](**arguments, **tile)
         return
     with torch.cuda.device(x.device):
         if torch.are_deterministic_algorithms_enabled():

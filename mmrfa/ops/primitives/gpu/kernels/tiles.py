@@ -1,7 +1,7 @@
 """A kernel and the tiles among which it is tuned, written beside it.
 
-The same lists serve tuning on a GPU, compilation ahead of time (which refuses
-spilled registers) and the interpreter, which takes the largest tile of each.
+The same lists serve tuning on a GPU and compilation ahead of time, which
+refuses spilled registers.
 """
 
 from collections.abc import Callable
