@@ -9,7 +9,7 @@ from torch import Tensor
 from mmrfa.ops.aw.pool import pool_to
 from mmrfa.ops.common.norm import ConvNorm, normalize
 from mmrfa.ops.common.taps import Conv
-from mmrfa.ops.common.window import Window
+from mmrfa.ops.common.window import Window, like_input
 
 
 class WeightAttention(NamedTuple):
@@ -117,4 +117,5 @@ def aw_conv2d(
         groups=n * groups,
     )
     y = y.view(n, weight.size(0), *y.shape[2:])
-    return y if bias is None else y + bias.to(y.dtype).view(1, -1, 1, 1)
+    y = y if bias is None else y + bias.to(y.dtype).view(1, -1, 1, 1)
+    return like_input(y, x)

@@ -31,6 +31,8 @@ def unsupported(
     # A convolution takes one dtype; the reference form says so.
     if not _autocasts(x) and weights != {x.dtype}:
         return f'needs weights of the dtype of the input, {x.dtype}'
+    if conv.weight.dtype not in (dtype, torch.float32):
+        return f'needs weights of float32 or {dtype}, got {conv.weight.dtype}'
     reason = unsupported_norm(feature.norm)
     if reason is not None:
         return reason
