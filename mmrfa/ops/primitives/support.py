@@ -8,6 +8,7 @@ from mmrfa.ops.common.taps import Conv
 from mmrfa.ops.common.tracing import is_exporting
 from mmrfa.ops.common.window import Window
 from mmrfa.ops.primitives import cpu, gpu
+from mmrfa.ops.primitives.define import unavailable
 
 
 def as_autocast(x: Tensor) -> Tensor:
@@ -26,6 +27,8 @@ def unsupported(
         conv (Conv): the last convolution.
         window (Window): of the operator.
     """
+    if unavailable():  # first: such a torch cannot be asked about autocast
+        return unavailable()
     dtype = _computed_in(x)
     weights = {conv.weight.dtype, feature.weight.dtype}
     # A convolution takes one dtype; the reference form says so.
