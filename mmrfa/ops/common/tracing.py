@@ -18,7 +18,6 @@ def is_exporting() -> bool:
     return _is_exporting() or torch.onnx.is_in_onnx_export()
 
 
-@torch.compiler.assume_constant_result
 def is_transformed() -> bool:
     """Whether ``torch.func`` or forward-mode differentiation is at work.
 
@@ -27,3 +26,8 @@ def is_transformed() -> bool:
     """
     stack = torch._C._functorch.peek_interpreter_stack()
     return stack is not None or forward_ad._current_level >= 0
+
+
+# What torch.compiler.assume_constant_result does, without importing all of
+# the compiler for it.
+is_transformed._dynamo_marked_constant = True
