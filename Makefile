@@ -77,10 +77,10 @@ test-oldest: ## operators and layers on the oldest torch, in .venv-oldest
 	@cd '$(ROOT)'; '$(ROOT)/.venv-oldest/bin/python' $(PYTEST) \
 	  tests/test_ops tests/test_layers $(PYTEST_ARGS)
 
-lint: ## ruff and codespell
+lint: ## ruff, codespell, and that imports go down only
 	@$(BOOTSTRAP) lint
 	@cd '$(ROOT)'; '$(VENV)/ruff' check; '$(VENV)/ruff' format --check; \
-	'$(VENV)/codespell'
+	'$(VENV)/codespell'; '$(VENV)/lint-imports' --no-cache
 
 clean: ## remove environments and caches; data and work_dirs stay
 	@cd '$(ROOT)'; rm -rf .venv .venv-cls .venv-oldest .pytest_cache .ruff_cache build dist mmrfa/.mim; \

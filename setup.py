@@ -10,6 +10,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
+KERNELS = 'mmrfa/ops/primitives/cpu'
 SHIPPED = 'configs', 'tools', 'model-index.yml'
 
 
@@ -51,7 +52,7 @@ def cpu_kernels() -> dict:
     except ImportError:
         missing = 'torch is not there at build time (build isolation?)'
     else:
-        agreed = runpy.run_path(str(ROOT / 'mmrfa/ops/native_build.py'))
+        agreed = runpy.run_path(str(ROOT / KERNELS / 'build.py'))
         missing = agreed['old_torch'](torch.__version__)
         if shutil.which(os.environ.get('CXX', 'c++')) is None:
             missing = 'no C++ compiler was found'
@@ -64,12 +65,15 @@ def cpu_kernels() -> dict:
         return {}
     stem = agreed['library_stem'](torch.__version__)
     digest = agreed['sources_digest']()
-    folder = 'mmrfa/ops/csrc'
-    names = 'binding', 'kernels_avx2', 'kernels_avx512'
+
+    def sources(*endings: str) -> list[str]:
+        found = agreed['sources'](*endings)
+        return [str(file.relative_to(ROOT)) for file in found]
+
     extension = CppExtension(
-        f'mmrfa.ops.{stem}',
-        [f'{folder}/{name}.cpp' for name in names],
-        depends=[f'{folder}/kernels.h', f'{folder}/kernels.inl'],
+        f'{KERNELS.replace("/", ".")}.{stem}',
+        sources('.cpp'),
+        depends=sources('.h', '.inl'),
         define_macros=[('MMRFA_SOURCES', f'"{digest}"')],
         # at::parallel_for is serial in code compiled without OpenMP. Not
         # linked: torch brings the library, and there must be only one.
@@ -77,6 +81,7 @@ def cpu_kernels() -> dict:
             '-O3',
             '-fopenmp',
             '-Wno-psabi',
+            '-Wno-maybe-uninitialized',  # in GCC's own headers
             '-ffp-contract=fast',
         ],
         optional=True,

@@ -52,7 +52,7 @@ STEPS = {
             (9 * SIZE, 54 + 2 * 126 + 3 * 81, 2 * TAPS, 3, None),
         ],
     },
-    # The ways of mmrfa/ops/triton_conv.py.
+    # The ways of mmrfa/ops/primitives/gpu/conv.py.
     'chip': {
         'inference': [(2 * SIZE, *FORWARD, 1, 256)],
         'training': [

@@ -8,18 +8,14 @@ machine needs for them at the rates it reaches in a large matrix product and in
 a copy, measured in the same run, and the time the kernel takes.
 """
 
-import argparse
-import json
-from pathlib import Path
-from statistics import median
+import sys
 
 import torch
-from report import table
-from run import SHAPES, machine
+from report import table, write
+from timing import LAYERS, arguments, in_turn, machine, on_cpu
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
-from mmrfa.ops import native
+from mmrfa.ops.primitives import cpu
 
 KERNEL = (3, 3)
 GEOMETRY = ((1, 1), (1, 1), (1, 1))  # stride, padding, dilation
@@ -56,19 +52,6 @@ FLOORS = {
 }
 
 
-def seconds(rounds: int, threads: int, **calls) -> dict[str, float]:
-    """Median time of each call, all of them in turn."""
-    times = {name: [] for name in calls}
-    for turn in range(rounds + 1):
-        for name, call in calls.items():
-            timer = Timer('f()', globals=dict(f=call), num_threads=threads)
-            if turn:
-                times[name].append(timer.timeit(1).median)
-            else:
-                timer.timeit(1)
-    return {name: median(values) for name, values in times.items()}
-
-
 def calls(x: Tensor, outputs: int) -> dict:
     """The kernels on one input."""
     channels = x.size(1)
@@ -81,16 +64,16 @@ def calls(x: Tensor, outputs: int) -> dict:
     mean, covariance = ops.rf_moments(x, KERNEL, *GEOMETRY)
     rest = (None, None, *GEOMETRY, 1, False)
     return {
-        'rf_moments': lambda: ops.rf_moments(x, KERNEL, *GEOMETRY),
-        'rf_moments_backward': lambda: ops.rf_moments_backward(
+        'rf_moments': lambda x: ops.rf_moments(x, KERNEL, *GEOMETRY),
+        'rf_moments_backward': lambda x: ops.rf_moments_backward(
             mean, covariance, x, mean, KERNEL, *GEOMETRY
         ),
-        'rf_channel_pool': lambda: ops.rf_channel_pool(
+        'rf_channel_pool': lambda x: ops.rf_channel_pool(
             x, v, b, KERNEL, *GEOMETRY
         ),
-        'rf_line_pool': lambda: ops.rf_line_pool(x, v, b, KERNEL, *GEOMETRY),
-        'rf_conv': lambda: ops.rf_conv(x, gain, v, b, weight, None, *rest),
-        'rf_conv_backward': lambda: ops.rf_conv_backward(
+        'rf_line_pool': lambda x: ops.rf_line_pool(x, v, b, KERNEL, *GEOMETRY),
+        'rf_conv': lambda x: ops.rf_conv(x, gain, v, b, weight, None, *rest),
+        'rf_conv_backward': lambda x: ops.rf_conv_backward(
             grad, x, gain, v, b, weight, *rest
         ),
     }
@@ -101,19 +84,17 @@ def measure(rounds: int, threads: int) -> list[dict]:
     side = torch.randn(1536, 1536)
     source, target = torch.randn(1 << 24), torch.empty(1 << 24)
     rows = []
-    for channels, outputs, size, _ in SHAPES:
+    for channels, size in LAYERS:
         x = torch.randn(BATCH, channels, size, size).relu()
-        found = seconds(
-            rounds,
-            threads,
-            product=lambda: side @ side,
-            copy=lambda: target.copy_(source),
-            **calls(x, outputs),
+        todo = calls(x, channels) | dict(
+            product=lambda x: side @ side,
+            copy=lambda x: target.copy_(source),
         )
+        found = in_turn(todo, rounds, on_cpu(threads), [x])
         rate = side.size(0) ** 3 / found.pop('product')
         bandwidth = 2 * source.nbytes / found.pop('copy')
         for name, took in found.items():
-            operations, floats = FLOORS[name](outputs)
+            operations, floats = FLOORS[name](channels)
             operations *= x.numel()
             size_in_bytes = 4 * floats * x.numel()
             floor = max(operations / rate, size_in_bytes / bandwidth)
@@ -165,29 +146,21 @@ def report(results: dict) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument('--out', type=Path, help='results, without ending')
-    parser.add_argument('--rounds', type=int, default=21)
+    parser = arguments(__doc__, rounds=21)
     parser.add_argument('--threads', type=int, default=2)
     args = parser.parse_args()
-    if native.unavailable():
-        parser.exit(1, f'error: backend cpu: {native.unavailable()}\n')
+    if cpu.unavailable():
+        sys.exit(f'error: backend compiled: {cpu.unavailable()}')
     torch.manual_seed(0)
     results = dict(
-        machine=machine(),
+        machine=machine(instructions=torch.ops.mmrfa.instruction_set()),
         threads=args.threads,
         rows=measure(args.rounds, args.threads),
     )
-    text = '\n'.join(report(results)) + '\n'
+    lines = report(results)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.with_suffix('.json').write_text(
-            json.dumps(results, indent=1) + '\n'
-        )
-        args.out.with_suffix('.md').write_text(text)
-    print(text)
+        write(results, args.out, lines)
+    print(*lines, sep='\n')
 
 
 if __name__ == '__main__':

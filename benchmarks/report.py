@@ -1,126 +1,32 @@
-"""Tables and a plot of what run.py measured."""
+"""Tables and a plot of what run.py and run_cuda.py measured."""
 
+import json
 from pathlib import Path
 
-
-def write_report(results: dict, out: Path) -> None:
-    """Write ``out.md`` and ``out.png``.
-
-    Args:
-        results (dict): as run.py makes it.
-        out (Path): without ending.
-    """
-    out.with_suffix('.md').write_text('\n'.join(tables(results)) + '\n')
-    plot(results, out.with_suffix('.png'))
-
-
-def tables(results: dict) -> list[str]:
-    """Markdown lines."""
-    machine = results['machine']
-    lines = [
-        f'# Benchmark of {machine["date"]}',
-        '',
-        f'{machine["cpu"]}, {machine["instructions"]}; torch '
-        f'{machine["torch"]}, mmrfa {machine["mmrfa"]} at '
-        f'`{machine["commit"][:12]}`; {machine["dtype"]}. Ratios are to '
-        '`nn.Conv2d` or the plain network, timed in turn in the same run; '
-        'medians. `reference` is the literal form. Memory is the peak of a '
-        'training step with `MALLOC_MMAP_THRESHOLD_` at 1 MiB, so that blocks '
-        'that are free again do not count.',
-    ]
-    if results['summary']:
-        lines += [
-            '',
-            '## RFAConv, stride 1, batch 4: geometric mean over the shapes',
-            '',
-        ]
-        lines += table(
-            ['', 'reference', 'fused', 'cpu'],
-            [
-                [name, *(f'{ratios[form]:.2f}' for form in ratios)]
-                for name, ratios in results['summary'].items()
-            ],
-        )
-    head = 'threads', 'batch', 'operator', 'channels', 'pixels', 'stride'
-    for name in ('inference', 'training'):
-        lines += ['', f'## Layers, {name}', '']
-        rows = [
-            [
-                *(case[key] for key in ('threads', 'batch', 'operator')),
-                case['channels'],
-                f'{case["size"]}x{case["size"]}',
-                case['stride'],
-                *times(case[name]),
-            ]
-            for case in results['layers']
-        ]
-        lines += table(
-            [*head, 'Conv2d, ms', 'reference', 'fused', 'cpu'], rows
-        )
-    for name in ('inference', 'training'):
-        if not results['networks']:
-            break
-        lines += ['', f'## RFA networks, {name}', '']
-        rows = []
-        for case in results['networks']:
-            input_ = f'{case["batch"]} x {case["size"]}x{case["size"]}'
-            row = [case['threads'], case['network'], input_]
-            row += times(case[name])
-            if name == 'training':
-                peak = case['peak_mb']
-                row.append(f'{peak["plain"]:.0f}')
-                row += [f'{peak[f] / peak["plain"]:.2f}' for f in FORMS]
-            rows.append(row)
-        head = ['threads', 'network', 'input', 'plain, ms', *FORMS]
-        if name == 'training':
-            head += ['plain, MiB', *(f'{form}, memory' for form in FORMS)]
-        lines += table(head, rows)
-    return lines
+# What a case may have for each form: unit, and its size.
+FIGURES = {
+    'inference': ('ms', 1e3),
+    'training': ('ms', 1e3),
+    'peak_mb': ('MiB', 1),
+    'kept_mb': ('MiB', 1),
+}
+KEYS = (
+    'threads',
+    'batch',
+    'operator',
+    'network',
+    'channels',
+    'size',
+    'stride',
+)
 
 
-FORMS = ('reference', 'fused', 'cpu')
-SHOWN = ('reference', 'cpu')
-
-
-def readme_table(results: dict) -> list[str]:
-    """The speed table of the README: two threads, batch 4, float32."""
-    rows = []
-    for case in results['layers']:
-        chosen = case['operator'], case['batch'], case['stride']
-        if chosen == ('RFAConv', 4, 1) and case['threads'] == 2:
-            channels = case['channels'].split()[0]
-            pixels = f'{case["size"]}x{case["size"]}'
-            name = f'RFAConv, {channels} channels, {pixels}'
-            rows.append([name, *ratios(case), '', ''])
-    for case in results['networks']:
-        if case['threads'] == 2:
-            name = f'{case["network"]}, {case["batch"]} x {case["size"]}²'
-            memory = [
-                f'{case["peak_mb"][form] / case["peak_mb"]["plain"]:.2f}'
-                for form in SHOWN
-            ]
-            rows.append([name, *ratios(case), *memory])
-    head = [
-        f'{what}, {name}'
-        for what in ('inference', 'training', 'memory')
-        for name in ('literal', '`cpu`')
-    ]
-    return table(['time or memory over plain', *head], rows)
-
-
-def ratios(case: dict) -> list[str]:
-    """Times over the plain form: inference, then training."""
-    return [
-        f'{case[what][form] / case[what]["plain"]:.1f}'
-        for what in ('inference', 'training')
-        for form in SHOWN
-    ]
-
-
-def times(found: dict) -> list[str]:
-    """Milliseconds of the baseline, then ratios."""
-    ratios = [f'{found[form] / found["plain"]:.2f}' for form in FORMS]
-    return [f'{found["plain"] * 1e3:.2f}', *ratios]
+def write(results: dict, out: Path, lines: list[str]) -> None:
+    """Write ``out.json`` and ``out.md``."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=1)
+    out.with_suffix('.json').write_text(text + '\n')
+    out.with_suffix('.md').write_text('\n'.join(lines) + '\n')
 
 
 def table(head: list, rows: list[list]) -> list[str]:
@@ -129,36 +35,128 @@ def table(head: list, rows: list[list]) -> list[str]:
     return lines + ['| ' + ' | '.join(map(str, row)) + ' |' for row in rows]
 
 
-def plot(results: dict, path: Path) -> None:
-    """Ratios of RFAConv at batch 4 as bars, one group per shape."""
-    import matplotlib
+def tables(results: dict, title: str, note: str) -> list[str]:
+    """Markdown of all figures.
 
+    Args:
+        results (dict): ``machine``, ``summary`` (ratios by form, by name),
+            ``layers`` and ``networks`` (cases).
+        title (str): of the page.
+        note (str): how to read the figures.
+
+    Returns:
+        list[str]: lines.
+    """
+    setup = ', '.join(f'{k} {v}' for k, v in results['machine'].items())
+    lines = [f'# {title}', '', f'{setup}. {note}']
+    if results['summary']:
+        rows = [
+            [name, *(f'{ratio:.2f}' for ratio in ratios.values())]
+            for name, ratios in results['summary'].items()
+        ]
+        head = ['', *next(iter(results['summary'].values()))]
+        lines += ['', '## RFAConv, geometric mean over the shapes', '']
+        lines += table(head, rows)
+    for title in ('layers', 'networks'):
+        for name, (unit, factor) in FIGURES.items():
+            cases = [case for case in results[title] if case.get(name)]
+            if not cases:
+                continue
+            keys = [key for key in KEYS if key in cases[0]]
+            rows = [
+                [
+                    *(case[key] for key in keys),
+                    f'{case[name]["plain"] * factor:.3f}',
+                    *(f'{ratio:.2f}' for ratio in ratios(case[name])),
+                ]
+                for case in cases
+            ]
+            head = [*keys, f'plain, {unit}', *forms(cases[0][name])]
+            lines += ['', f'## {title.capitalize()}, {name}', '']
+            lines += table(head, rows)
+    return lines
+
+
+def forms(found: dict[str, float]) -> list[str]:
+    """Names of what is compared with 'plain'."""
+    return [form for form in found if form != 'plain']
+
+
+def ratios(found: dict[str, float]) -> list[float]:
+    """Every form over 'plain'."""
+    return [found[form] / found['plain'] for form in forms(found)]
+
+
+def readme_table(results: dict) -> list[str]:
+    """The speed table of the README: two threads, batch 4, float32.
+
+    The literal form, which is the first, and the compiled one, the last.
+    """
+
+    first, *_, last = forms(results['layers'][0]['training'])
+
+    def cells(case: dict, name: str, digits: int) -> list[str]:
+        found = case[name]
+        return [
+            f'{found[form] / found["plain"]:.{digits}f}'
+            for form in (first, last)
+        ]
+
+    rows = []
+    for case in results['layers'] + results['networks']:
+        size = case['size']
+        if case['threads'] != 2:
+            continue
+        if 'network' in case:
+            name = f'{case["network"]}, {case["batch"]} x {size}²'
+            memory = cells(case, 'peak_mb', 2)
+        elif (case['operator'], case['batch'], case['stride']) == (
+            ('RFAConv', 4, 1)
+        ):
+            channels = case['channels'].split()[0]
+            name = f'RFAConv, {channels} channels, {size}x{size}'
+            memory = ['', '']
+        else:
+            continue
+        times = cells(case, 'inference', 1) + cells(case, 'training', 1)
+        rows.append([name, *times, *memory])
+    head = [
+        f'{what}, {name}'
+        for what in ('inference', 'training', 'memory')
+        for name in ('literal', f'`{last}`')
+    ]
+    return table(['time or memory over plain', *head], rows)
+
+
+def plot(cases: list[dict], path: Path) -> None:
+    """Ratios of layers as bars, one group per case; none without matplotlib.
+
+    Args:
+        cases (list[dict]): in the order to draw.
+        path (Path): picture to write.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        print('matplotlib is missing: no plot')
+        return
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    threads = max(case['threads'] for case in results['layers'])
-    batches = {case['batch'] for case in results['layers']}
-    batch = 4 if 4 in batches else max(batches)
-    cases = [
-        case
-        for case in results['layers']
-        if (case['operator'], case['batch'], case['threads'])
-        == ('RFAConv', batch, threads)
-        and case['stride'] == 1
-    ]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), sharey=True)
+    labels = [f'{c["channels"]}, {c["size"]}²/{c["stride"]}' for c in cases]
     for axis, name in zip(axes, ('inference', 'training')):
-        for i, form in enumerate(FORMS):
-            ratios = [case[name][form] / case[name]['plain'] for case in cases]
+        for i, form in enumerate(forms(cases[0][name])):
             places = [n + (i - 1) * 0.27 for n in range(len(cases))]
-            bars = axis.bar(places, ratios, 0.25, label=form)
-            axis.bar_label(bars, fmt='%.1f', fontsize=7)
+            heights = [
+                case[name][form] / case[name]['plain'] for case in cases
+            ]
+            bars = axis.bar(places, heights, 0.25, label=form)
+            axis.bar_label(bars, fmt='%.1f', fontsize=6)
         axis.axhline(1, color='black', linewidth=0.8)
-        axis.set_xticks(range(len(cases)))
-        axis.set_xticklabels(
-            [f'{c["channels"]}, {c["size"]}²' for c in cases], fontsize=8
-        )
-        axis.set_title(f'RFAConv, {name}, batch {batch}', fontsize=9)
+        axis.set_xticks(range(len(cases)), labels, fontsize=7)
+        title = f'{cases[0]["operator"]}, {name}, batch {cases[0]["batch"]}'
+        axis.set_title(title, fontsize=9)
     axes[0].set_ylabel('time / nn.Conv2d')
     axes[0].legend(fontsize=8)
     figure.tight_layout()

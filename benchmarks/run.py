@@ -10,31 +10,34 @@ that a machine that slows down slows them alike; medians are compared.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
-from datetime import date
 from pathlib import Path
-from statistics import geometric_mean, median
 
+import report
 import torch
-from report import write_report
+from timing import (
+    LAYERS,
+    OPERATORS,
+    PASSES,
+    ROOT,
+    arguments,
+    compare,
+    in_form,
+    machine,
+    means,
+    on_cpu,
+    say,
+    training_step,
+)
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
-import mmrfa
-from mmrfa.layers import RFAConv, RFCAConv, RFCBAMConv
-from mmrfa.ops import native, use_backend
+from mmrfa.layers import RFAConv
+from mmrfa.ops.primitives import cpu
 
-ROOT = Path(__file__).parents[1]
 # Every 3x3 convolution in ResNet-18 and in the bottlenecks of ResNet-50 at
 # 224x224: channels in, channels out, pixels of the input, stride.
-SHAPES = [
-    (64, 64, 56, 1),
-    (128, 128, 28, 1),
-    (256, 256, 14, 1),
-    (512, 512, 7, 1),
-]
+SHAPES = [(channels, channels, size, 1) for channels, size in LAYERS]
 STRIDED = [
     (64, 128, 56, 2),
     (128, 256, 28, 2),
@@ -43,8 +46,7 @@ STRIDED = [
     (256, 256, 28, 2),
     (512, 512, 14, 2),
 ]
-OPERATORS = (RFAConv, RFCBAMConv, RFCAConv)
-FORMS = ('reference', 'fused', 'cpu')
+FORMS = ('reference', 'fused', 'compiled')
 NETWORKS = {
     'ResNet-18': dict(depth=18, batch=8, size=224),
     'ResNet-50': dict(depth=50, batch=2, size=224),
@@ -54,67 +56,12 @@ NETWORKS = {
         size=256,
     ),
 }
-
-
-def training_step(module: nn.Module, x: Tensor) -> None:
-    """Forward and backward to every parameter and to the input."""
-    module.zero_grad()
-    x.grad = None
-    out = module(x)
-    out = out[-1] if isinstance(out, tuple) else out
-    out.backward(torch.ones_like(out))
-
-
-@torch.no_grad()
-def inference(module: nn.Module, x: Tensor) -> None:
-    module(x)
-
-
-def in_backend(form: str, run, module: nn.Module, x: Tensor) -> None:
-    if form == 'plain':
-        run(module, x)
-        return
-    with use_backend(form):
-        run(module, x)
-
-
-def compare(
-    modules: dict[str, nn.Module], x: Tensor, threads: int, rounds: int
-) -> dict[str, dict[str, float]]:
-    """Median seconds of every form, for inference and a training step.
-
-    Args:
-        modules (dict): module by name of the form; 'plain' is the baseline.
-        x (Tensor): input.
-        threads (int): torch's number of threads.
-        rounds (int): how often every form is timed.
-
-    Returns:
-        dict: ``{'inference': {form: seconds}, 'training': {...}}``.
-    """
-    found = {}
-    for name, run in (('inference', inference), ('training', training_step)):
-        training = name == 'training'
-        x = x.detach().requires_grad_(training)
-        times = {form: [] for form in modules}
-        for turn in range(rounds + 1):
-            for form, module in modules.items():
-                timer = Timer(
-                    'call(form, run, module, x)',
-                    globals=dict(
-                        call=in_backend,
-                        form=form,
-                        run=run,
-                        module=module.train(training),
-                        x=x,
-                    ),
-                    num_threads=threads,
-                )
-                seconds = timer.timeit(1).median
-                if turn:  # the first turn warms up
-                    times[form].append(seconds)
-        found[name] = {form: median(t) for form, t in times.items()}
-    return found
+NOTE = (
+    'Ratios are to `nn.Conv2d` or the plain network, timed in turn in the '
+    'same run; medians. `reference` is the literal form. Memory is the peak '
+    'of a training step with `MALLOC_MMAP_THRESHOLD_` at 1 MiB, so that '
+    'blocks that are free again do not count.'
+)
 
 
 def layer_cases(rounds: int, batches: list[int], threads: list[int]) -> list:
@@ -142,8 +89,8 @@ def layer_cases(rounds: int, batches: list[int], threads: list[int]) -> list:
             batch=batch,
             threads=count,
         )
-        cases.append(case | compare(modules, x, count, rounds))
-        say(cases[-1])
+        case |= compare(modules, [x], rounds, on_cpu(count))
+        cases.append(say(case))
     return cases
 
 
@@ -172,14 +119,13 @@ def network_cases(rounds: int, threads: list[int]) -> list:
     cases = []
     for name, settings in NETWORKS.items():
         plain, x = network('plain', **settings)
-        net, _ = network('cpu', **settings)
+        net, _ = network('compiled', **settings)
         modules = {'plain': plain} | dict.fromkeys(FORMS, net)
         memory = {form: peak(name, form) for form in modules}
         for count in threads:
             case = dict(network=name, threads=count, **settings)
-            case |= compare(modules, x, count, rounds)
-            cases.append(case | dict(peak_mb=memory))
-            say(cases[-1])
+            case |= compare(modules, [x], rounds, on_cpu(count))
+            cases.append(say(case | dict(peak_mb=memory)))
     return cases
 
 
@@ -210,69 +156,19 @@ def print_peak(name: str, form: str) -> None:
     before = now()
     net, x = network(form, **NETWORKS[name])
     for _ in range(2):
-        in_backend(form, training_step, net.train(), x)
+        in_form(form, training_step, net.train(), x)
     print((now() - before) / 1024)
 
 
-def say(case: dict) -> None:
-    """Progress: one line per case, ratios to the baseline."""
-    what = ' '.join(
-        str(case[key])
-        for key in 'operator network channels size stride batch'.split()
-        if key in case
-    )
-    for name in ('inference', 'training'):
-        times = case[name]
-        what += f' | {name} {times["plain"] * 1e3:.2f} ms'
-        for form in times:
-            if form != 'plain':
-                what += f', {form} x{times[form] / times["plain"]:.2f}'
-    print(f'{case["threads"]} threads: {what}', flush=True)
-
-
-def machine() -> dict:
-    """What the figures depend on."""
-    cpu = platform.processor()
-    info = Path('/proc/cpuinfo')
-    if info.exists():
-        lines = info.read_text().splitlines()
-        cpu = next(x.split(':')[1] for x in lines if 'model name' in x)
-    git = ['git', '-C', str(Path(__file__).parent), 'rev-parse', 'HEAD']
-    commit = subprocess.run(git, capture_output=True, text=True).stdout
-    return dict(
-        date=str(date.today()),
-        cpu=cpu.strip(),
-        instructions=torch.ops.mmrfa.instruction_set(),
-        torch=torch.__version__,
-        mmrfa=mmrfa.__version__,
-        commit=commit.strip(),
-        dtype='float32',
-    )
-
-
-def summary(layers: list) -> dict:
-    """Geometric means over SHAPES of RFAConv at batch 4."""
-    found = {}
-    for count in sorted({case['threads'] for case in layers}):
-        for name in ('inference', 'training'):
-            chosen = [
-                case[name]
-                for case in layers
-                if (case['operator'], case['batch'], case['stride'])
-                == ('RFAConv', 4, 1)
-                and case['threads'] == count
-            ]
-            found[f'{name}, {count} threads'] = {
-                form: geometric_mean(c[form] / c['plain'] for c in chosen)
-                for form in FORMS
-            }
-    return found
+def shown(layers: list, batch: int, threads: int) -> list:
+    """RFAConv over SHAPES."""
+    wanted = ('RFAConv', batch, threads, 1)
+    keys = 'operator', 'batch', 'threads', 'stride'
+    return [c for c in layers if tuple(c[key] for key in keys) == wanted]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--out', type=Path, help='results, without ending')
-    parser.add_argument('--rounds', type=int, default=9)
+    parser = arguments(__doc__, rounds=9)
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 4, 16])
     parser.add_argument('--threads', type=int, nargs='+', default=[1, 2])
     parser.add_argument('--no-networks', action='store_true')
@@ -281,25 +177,33 @@ def main() -> None:
     if args.peak:
         print_peak(*args.peak)
         return
-    if native.unavailable():
-        sys.exit(f'error: backend cpu: {native.unavailable()}')
+    if cpu.unavailable():
+        sys.exit(f'error: backend compiled: {cpu.unavailable()}')
     torch.manual_seed(0)
     layers = layer_cases(args.rounds, args.batches, args.threads)
     networks = []
     if not args.no_networks:
         networks = network_cases(max(2, args.rounds // 2), args.threads)
+    batch = 4 if 4 in args.batches else max(args.batches)
     results = dict(
-        machine=machine(),
-        summary=summary(layers) if 4 in args.batches else {},
+        machine=machine(
+            instructions=torch.ops.mmrfa.instruction_set(), dtype='float32'
+        ),
+        summary={
+            f'{name}, {count} threads': means(
+                shown(layers, batch, count), name
+            )
+            for count in args.threads
+            for name in PASSES
+        },
         layers=layers,
         networks=networks,
     )
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.with_suffix('.json').write_text(
-            json.dumps(results, indent=1) + '\n'
-        )
-        write_report(results, args.out)
+        lines = report.tables(results, 'Benchmark on a CPU', NOTE)
+        report.write(results, args.out, lines)
+        cases = shown(layers, batch, max(args.threads))
+        report.plot(cases, args.out.with_suffix('.png'))
     print(json.dumps(results['summary'], indent=1))
 
 

@@ -9,34 +9,45 @@ forms in turn on several inputs, medians. A form is warmed up first, which
 compiles and tunes the kernels.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import median
 
+import report
 import torch
-from report import table
-from run import OPERATORS, in_backend, inference, training_step
+from timing import (
+    LAYERS,
+    OPERATORS,
+    ROOT,
+    arguments,
+    compare,
+    in_form,
+    machine,
+    means,
+    say,
+    training_step,
+)
 from torch import Tensor, nn
 
-import mmrfa
-from mmrfa.ops import triton_conv, triton_launch
+from mmrfa.ops.primitives.gpu import conv, launch, unavailable
 
-FORMS = ('reference', 'fused', 'triton')
-# Channels, pixels of the input, stride: the 3x3 layers of ResNet-18 without
-# change of size, which are also those of ResNet-50, and its strided ones.
-SHAPES = [(64, 56, 1), (128, 28, 1), (256, 14, 1), (512, 7, 1)]
+FORMS = ('reference', 'fused', 'compiled')
+# Channels, pixels of the input, stride.
+SHAPES = [(*layer, 1) for layer in LAYERS]
 SHAPES += [(128, 56, 2), (256, 28, 2), (512, 14, 2)]
 TINY = [(4, 3, 2)]
-CONFIGS = Path(__file__).parents[1] / 'configs/deeplabv3plus'
+CONFIGS = ROOT / 'configs/deeplabv3plus'
 CONFIG = 'deeplabv3plus_r50{}-d8_4xb4-20k_voc12aug-512x512.py'
-PASSES = {'inference': inference, 'training': training_step}
+NOTE = (
+    'Ratios are to `nn.Conv2d` (cuDNN) or the plain network; medians. Layers: '
+    'time on the device, without that of starting kernels.'
+)
 
 
 def seconds(call: Callable[[], None], device: str, ahead: bool) -> float:
@@ -55,7 +66,7 @@ def seconds(call: Callable[[], None], device: str, ahead: bool) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     if ahead:
-        torch.cuda._sleep(triton_launch.BUSY)
+        torch.cuda._sleep(launch.BUSY)
     start.record()
     call()
     end.record()
@@ -77,58 +88,34 @@ def mebibytes(call: Callable[[], object], device: str) -> dict | None:
     return dict(peak=peak / 2**20, kept=after / 2**20)
 
 
-def compare(
-    modules: dict[str, nn.Module],
-    inputs: list[Tensor],
-    rounds: int,
-) -> dict[str, dict]:
-    """Median seconds and memory of every form, for both passes.
+def memory(modules: dict[str, nn.Module], x: Tensor) -> dict[str, dict]:
+    """Memory of a training step in every form.
 
     Args:
-        modules (dict): module by name of the form; 'plain' is the baseline.
-        inputs (list[Tensor]): taken in turn.
-        rounds (int): how often every form is timed.
+        modules (dict): module by name of the form.
+        x (Tensor): input.
 
     Returns:
-        dict: ``{'inference': {form: seconds}, 'training': ..., 'peak_mb':
-        {form: MiB of a training step}, 'kept_mb': {form: MiB between forward
-        and backward, input and output included}}``, the last two on a GPU.
+        dict: ``{'peak_mb': {form: MiB of the step}, 'kept_mb': {form: MiB
+        between forward and backward, input and output included}}``; empty
+        without a GPU.
     """
     found = {'peak_mb': {}, 'kept_mb': {}}
-    device = inputs[0].device.type
-    for name, run in PASSES.items():
-        training = name == 'training'
-        xs = [x.detach().requires_grad_(training) for x in inputs]
-        times = {form: [] for form in modules}
-        for turn in range(rounds + 1):
-            x = xs[turn % len(xs)]
-            for form, module in modules.items():
-                module.train(training)
+    device = x.device.type
+    x = x.detach().requires_grad_()
 
-                def call(run=run, form=form, module=module, x=x):
-                    in_backend(form, run, module, x)
+    def forward(form: str, module: nn.Module) -> list:
+        kept = []
+        in_form(form, lambda m, x: kept.append(m(x)), module, x)
+        return kept
 
-                spent = seconds(call, device, ahead=True)
-                if turn:  # the first turn warms up
-                    times[form].append(spent)
-        found[name] = {form: median(t) for form, t in times.items()}
     for form, module in modules.items():
-        x = inputs[0].detach().requires_grad_()
-
-        def step(form=form, module=module, x=x):
-            in_backend(form, training_step, module, x)
-
-        def forward(form=form, module=module, x=x):
-            kept = []
-            in_backend(form, lambda m, x: kept.append(m(x)), module, x)
-            return kept
-
         if device != 'cpu':
-            module.zero_grad()
+            module.train().zero_grad()
+            step = partial(in_form, form, training_step, module, x)
             found['peak_mb'][form] = mebibytes(step, device)['peak']
-            found['kept_mb'][form] = (
-                mebibytes(forward, device)['kept'] + x.nbytes / 2**20
-            )
+            kept = mebibytes(partial(forward, form, module), device)['kept']
+            found['kept_mb'][form] = kept + x.nbytes / 2**20
     return found
 
 
@@ -151,16 +138,17 @@ def layer_case(
         for layer in (nn.Conv2d, operator)
     )
     modules = {'plain': plain} | dict.fromkeys(FORMS, ours)
+    clock = partial(seconds, device=device, ahead=True)
     case = dict(
         operator=operator.__name__,
         channels=channels,
         size=size,
         stride=stride,
         batch=batch,
-        **compare(modules, inputs, rounds),
+        **compare(modules, inputs, rounds, clock),
+        **memory(modules, inputs[0]),
     )
-    say(case)
-    return case
+    return say(case)
 
 
 def segmentor(form: str, device: str) -> nn.Module:
@@ -205,44 +193,27 @@ def network_case(
         net = segmentor(form, device).train()
 
         def call(form=form, net=net):
-            in_backend(form, step, net, image)
+            in_form(form, step, net, image)
 
         call()  # warms up
         times = [seconds(call, device, ahead=False) for _ in range(rounds)]
         found['training'][form] = median(times)
-        memory = mebibytes(call, device)
-        if memory is not None:
+        used = mebibytes(call, device)
+        if used is not None:
             # with the network, which was there before
             own = torch.cuda.memory_allocated() / 2**20
-            found['peak_mb'][form] = memory['peak'] + own
+            found['peak_mb'][form] = used['peak'] + own
         del net, call
     name = 'DeepLabV3+ ResNet-50'
-    return dict(network=name, batch=batch, size=size, **found)
+    return say(dict(network=name, batch=batch, size=size, **found))
 
 
-def say(case: dict) -> None:
-    """Progress: one line per case, ratios to the baseline."""
-    line = f'{case["operator"]} {case["channels"]} @ {case["size"]}'
-    for name in PASSES:
-        times = case[name]
-        line += f' | {name} {times["plain"] * 1e3:.3f} ms'
-        for form in FORMS:
-            line += f', {form} x{times[form] / times["plain"]:.2f}'
-    print(line, flush=True)
-
-
-def machine(device: str) -> dict:
-    """What the figures depend on."""
+def gpu(device: str) -> dict:
+    """The card and what drives it."""
     import triton
 
-    git = ['git', '-C', str(Path(__file__).parent), 'rev-parse', 'HEAD']
-    commit = subprocess.run(git, capture_output=True, text=True).stdout
     found = dict(
-        date=str(date.today()),
-        torch=torch.__version__,
         triton=triton.__version__,
-        mmrfa=mmrfa.__version__,
-        commit=commit.strip(),
         dtype='bfloat16',
         cudnn_benchmark=torch.backends.cudnn.benchmark,
         gpu='none',
@@ -259,121 +230,29 @@ def machine(device: str) -> dict:
     return found
 
 
-def summary(layers: list) -> dict:
-    """Geometric means of RFAConv over the shapes."""
-    chosen = [case for case in layers if case['operator'] == 'RFAConv']
-    return {
-        name: {
-            form: geometric_mean(
-                case[name][form] / case[name]['plain'] for case in chosen
-            )
-            for form in FORMS
-        }
-        for name in (*PASSES, 'peak_mb', 'kept_mb')
-        if all(case[name] for case in chosen)
-    }
-
-
-def tables(results: dict) -> list[str]:
-    """Markdown lines."""
-    setup = results['machine']
-    count = sum(c['operator'] == 'RFAConv' for c in results['layers'])
-    lines = [
-        f'# Benchmark on a GPU of {setup["date"]}',
-        '',
-        ', '.join(f'{k} {v}' for k, v in setup.items() if k != 'date')
-        + '. Ratios are to `nn.Conv2d` (cuDNN) or the plain network; medians. '
-        'Layers: time on the device, without that of starting kernels.',
-        '',
-        *(
-            [f'Not complete: {results["left_out"]} cases are missing.', '']
-            if results['left_out']
-            else []
-        ),
-        f'## RFAConv, geometric mean over {count} shapes',
-        '',
-    ]
-    rows = [
-        [name, *(f'{ratio:.2f}' for ratio in ratios.values())]
-        for name, ratios in results['summary'].items()
-    ]
-    lines += table(['', *FORMS], rows)
-    units = dict(inference=1e3, training=1e3, peak_mb=1, kept_mb=1)
-    for name, unit in units.items():
-        rows = []
-        for case in results['layers']:
-            if not case[name]:
-                continue
-            plain = case[name]['plain']
-            row = [case['operator'], case['channels'], case['size']]
-            row += [case['stride'], f'{plain * unit:.3f}']
-            row += [f'{case[name][form] / plain:.2f}' for form in FORMS]
-            rows.append(row)
-        if rows:
-            kind = 'ms' if unit > 1 else 'MiB'
-            head = ['operator', 'channels', 'pixels', 'stride']
-            head += [f'Conv2d, {kind}', *FORMS]
-            lines += ['', f'## Layers, {name}', '', *table(head, rows)]
-    for case in results['networks']:
-        what = f'{case["network"]}, {case["size"]}x{case["size"]}'
-        lines += ['', f'## {what}, batch {case["batch"]}', '']
-        rows = []
-        for form, spent in case['training'].items():
-            row = [form, f'{spent * 1e3:.1f}']
-            row.append(f'{spent / case["training"]["plain"]:.2f}')
-            peak = case['peak_mb']
-            row.append(f'{peak[form]:.0f}' if peak else '-')
-            row.append(f'{peak[form] / peak["plain"]:.2f}' if peak else '-')
-            rows.append(row)
-        head = ['form', 'training step, ms', 'to plain', 'peak, MiB']
-        lines += table([*head, 'to plain'], rows)
-    return lines
-
-
-def plot(results: dict, path: Path) -> None:
-    """Ratios of RFAConv as bars, one group per shape, where drawn."""
-    try:
-        import matplotlib
-    except ImportError:
-        print('matplotlib is missing: no plot')
-        return
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
+def finish(results: dict, out: Path | None) -> None:
+    """Sum up and write all there is: a run that is stopped loses one case."""
     cases = [c for c in results['layers'] if c['operator'] == 'RFAConv']
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), sharey=True)
-    for axis, name in zip(axes, PASSES):
-        for i, form in enumerate(FORMS):
-            ratios = [case[name][form] / case[name]['plain'] for case in cases]
-            places = [n + (i - 1) * 0.27 for n in range(len(cases))]
-            bars = axis.bar(places, ratios, 0.25, label=form)
-            axis.bar_label(bars, fmt='%.1f', fontsize=6)
-        axis.axhline(1, color='black', linewidth=0.8)
-        axis.set_xticks(range(len(cases)))
-        axis.set_xticklabels(
-            [f'{c["channels"]} @ {c["size"]}/{c["stride"]}' for c in cases],
-            fontsize=7,
-        )
-        axis.set_title(f'RFAConv, {name}', fontsize=9)
-    axes[0].set_ylabel('time / nn.Conv2d')
-    axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
-def write(results: dict, out: Path) -> None:
-    """All there is so far: a run that is stopped loses one case."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix('.json').write_text(json.dumps(results, indent=1) + '\n')
-    out.with_suffix('.md').write_text('\n'.join(tables(results)) + '\n')
-    plot(results, out.with_suffix('.png'))
+    results['summary'] = {
+        name: means(cases, name)
+        for name in report.FIGURES
+        if all(case[name] for case in cases)
+    }
+    results['ways'] = [
+        dict(key=list(map(str, key)), way=way)
+        for key, way in conv.chosen.items()
+    ]
+    if out:
+        note = NOTE
+        if results['left_out']:
+            note += f' Not complete: {results["left_out"]} cases are missing.'
+        lines = report.tables(results, 'Benchmark on a GPU', note)
+        report.write(results, out, lines)
+        report.plot(cases, out.with_suffix('.png'))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--out', type=Path, help='results, without ending')
-    parser.add_argument('--rounds', type=int, default=30)
+    parser = arguments(__doc__, rounds=30)
     parser.add_argument(
         '--minutes',
         type=float,
@@ -388,18 +267,21 @@ def main() -> None:
     args = parser.parse_args()
     if not args.dry_run and not torch.cuda.is_available():
         sys.exit('error: needs a CUDA device, torch finds none')
-    if triton_launch.unavailable():
-        sys.exit(f'error: backend triton: {triton_launch.unavailable()}')
+    if unavailable():
+        sys.exit(f'error: kernels for GPUs: {unavailable()}')
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True  # as our kernels are tuned
     device = 'cpu' if args.dry_run else 'cuda'
+    simulation = nullcontext
     if args.dry_run:
+        from mmrfa.testing import simulated_gpu as simulation
+
         shapes, batch, rounds = TINY, 1, 1
         network = ('fused',), 1, 64, 2
     else:
         shapes, batch, rounds = SHAPES, 32, args.rounds
         network = FORMS, 10, 512, 4
-    results = dict(machine=machine(device), layers=[], networks=[])
+    results = dict(machine=machine(**gpu(device)), layers=[], networks=[])
     jobs = [
         ('layers', partial(layer_case, device, operator, shape, batch, rounds))
         for operator in OPERATORS
@@ -422,15 +304,10 @@ def main() -> None:
         if time.monotonic() > end:
             print(f'{len(jobs) - done} cases are left out: time is up')
             break
-        results[kind].append(job())
+        with simulation():
+            results[kind].append(job())
         results['left_out'] -= 1
-        results['summary'] = summary(results['layers'])
-        results['ways'] = [
-            dict(key=list(map(str, key)), way=way)
-            for key, way in triton_conv.chosen.items()
-        ]
-        if args.out:
-            write(results, args.out)
+        finish(results, args.out)
     print(json.dumps(results['summary'], indent=1))
 
 

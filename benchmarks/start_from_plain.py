@@ -19,14 +19,13 @@ from pathlib import Path
 
 import torch
 
-from mmrfa.convert.identity import feature_norm, set_moments
-from mmrfa.convert.moments import measure
-from mmrfa.convert.plain import fill_from_plain
-from mmrfa.layers import OPERATORS
-from mmrfa.utils.checkpoint import load_checkpoint_file
-from mmrfa.utils.cli import add_config_arguments, parse_args, run_tool
-from mmrfa.utils.config import import_scope, load_config
-from mmrfa.utils.run import build_model, build_runner
+from mmrfa.checkpoints.reading import load_checkpoint_file
+from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
+from mmrfa.engine.config import import_scope, load_config
+from mmrfa.engine.run import build_model, build_runner
+from mmrfa.layers import OPERATORS, set_moments
+from mmrfa.models.weights.moments import measure
+from mmrfa.models.weights.plain import fill_from_plain
 
 CONVS = {
     **{kind.__name__: dict(type=kind.__name__) for kind in OPERATORS},
@@ -153,7 +152,7 @@ def compare(
     norms = [
         module.norm
         for module in backbone.modules()
-        if hasattr(module, 'taps') and feature_norm(module)
+        if hasattr(module, 'taps') and module.feature_norm is not None
     ]
     for stage in ('estimated', 'neutral', 'calibrated'):
         if stage == 'neutral':

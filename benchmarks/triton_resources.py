@@ -2,8 +2,8 @@
 
     python benchmarks/triton_resources.py
 
-compiles every kernel with every tile of ``mmrfa/ops/triton_configs.py`` to
-machine code for sm_80 and sm_90, refuses spilled registers, and writes
+compiles each kernel of ``mmrfa/ops/primitives/gpu`` with every tile to machine
+code for sm_80 and sm_90, refuses spilled registers, and writes
 ``benchmarks/results/triton_resources.md`` and ``.json``: 3x3 with stride 1 in
 every data type and for both targets; other kernel sizes, strides, a number of
 channels that nothing divides, and offsets of 63 bits (WIDE) in one of the six.
@@ -31,8 +31,10 @@ from zlib import crc32
 import torch
 from report import table
 
-from mmrfa.ops import triton_conv, triton_launch, triton_ops
-from mmrfa.ops.triton_configs import OPTIONS, configs
+from mmrfa.ops.common.taps import Conv
+from mmrfa.ops.common.window import Window
+from mmrfa.ops.primitives import gpu
+from mmrfa.ops.primitives.gpu import conv, features, launch, moments
 
 ARCHS = (80, 90)
 TYPES = {
@@ -64,7 +66,8 @@ def recorded(case: tuple, dtype: torch.dtype, last: bool) -> dict:
     found = {}
     geometry, channels, outputs = case
     geometry = [[value, value] for value in geometry]
-    taps = geometry[0][0] ** 2
+    window = Window(*geometry)
+    taps = window.taps
     size = 56 if case != ODD else 57
     x = torch.empty(32, channels, size, size, dtype=dtype, device='meta')
     if last:
@@ -73,23 +76,22 @@ def recorded(case: tuple, dtype: torch.dtype, last: bool) -> dict:
     weight = torch.empty(channels, taps, taps, device='meta')
     matrix = torch.empty(outputs, channels, *geometry[0], device='meta')
     bias = torch.empty(outputs, device='meta') if case == ODD else None
+    last_sum = Conv(matrix, bias)
 
     def record(kernel: str, arguments: dict) -> None:
         arguments = arguments | dict(bits=17)
         found[kernel, variant(arguments)] = arguments
 
-    with patch.object(triton_launch, 'start', record):
+    with patch.object(launch, 'start', record):
         for gain, unfold in ((None, False), (shift, False), (None, True)):
-            inputs = (x, gain, weight, shift, *geometry, unfold)
-            y = triton_ops.features(*inputs)
-            triton_ops.features_backward(y, *inputs)
-        mean, covariance = triton_ops.moments(x, *geometry)
-        triton_ops.moments_backward(mean, covariance, x, mean, *geometry)
-        if last and 'chip' in triton_conv.ways(x, matrix, 1, False):
-            inputs = (matrix, shift, weight, shift)
-            rest = (*geometry[1:], 1, False)
-            out = triton_conv._conv('chip', x, *inputs, bias, *rest)
-            triton_conv._conv_backward('chip', x, *inputs, out, *rest)
+            of = features.Features(x, weight, shift, window, gain, unfold)
+            features.gradients(of, features.weighted(of))
+        mean, covariance = moments.rf_moments(x, *geometry)
+        moments.rf_moments_backward(mean, covariance, x, mean, *geometry)
+        of = features.Features(x, weight, shift, window, shift)
+        if last and 'chip' in conv.ways(of, last_sum):
+            out = conv._forward('chip', of, last_sum, [])
+            conv._backward('chip', of, last_sum, [], out)
     return found
 
 
@@ -111,7 +113,9 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    function = triton_launch.kernel(kernel)
+    from mmrfa.ops.primitives.gpu.kernels.tiles import OPTIONS
+
+    function = launch.kernels()[kernel].run
     signature, constants, attributes = {}, {}, {}
     values = arguments | {k: v for k, v in tile.items() if k not in OPTIONS}
     assert values.keys() == set(function.arg_names), kernel
@@ -170,12 +174,13 @@ def jobs(extent: str | None) -> list[tuple]:
                 if (kernel, what) in by_type[dtype]
             ]
             taps = case[0][0] ** 2
-            for tile in configs(kernel, last, taps, plain=case != ODD):
+            tiles = launch.kernels()[kernel].configs
+            for tile in tiles(last, taps, plain=case != ODD):
                 chosen = grid if every else [drawn(grid, kernel, what, tile)]
                 found += [(kernel, *one, tile) for one in chosen]
             if case != CASES[0] or extent == 'sample':
                 continue
-            for tile in configs(kernel, last, taps, plain=False):
+            for tile in tiles(last, taps, plain=False):
                 arguments, arch = drawn(grid, kernel, what, tile)
                 wide = arguments | dict(WIDE=True)
                 found.append((kernel, wide, arch, tile))
@@ -187,7 +192,7 @@ def rows(extent: str | None, share: tuple[int, int] = (0, 1)) -> list[dict]:
     found = []
     for kernel, arguments, arch, tile in jobs(extent)[share[0] :: share[1]]:
         x = arguments['x']
-        last = triton_launch.channels_last(x)
+        last = launch.channels_last(x)
         found.append(
             dict(
                 kernel=kernel,
@@ -270,9 +275,9 @@ def main() -> None:
             f'--{extent}', dest='extent', action='store_const', const=extent
         )
     args = parser.parse_args()
-    if triton_launch.unavailable():
-        sys.exit(f'error: backend triton: {triton_launch.unavailable()}')
-    if triton_launch.interpreted():
+    if gpu.unavailable():
+        sys.exit(f'error: kernels for GPUs: {gpu.unavailable()}')
+    if launch.interpreted():
         sys.exit('error: TRITON_INTERPRET is set: nothing is compiled')
     import triton
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from mmrfa.layers import RFAConv
 from mmrfa.layers.gates import SpatialGate
+from mmrfa.layers.parts import conv_norm
 from mmrfa.ops import receptive_field, receptive_field_features, spatial_gate
-from mmrfa.ops.rfa.reference import softmax_over_taps
+from mmrfa.ops.common.taps import softmax_over_taps
 
 SIZE = 6
 # First row and column of each window; they overlap in 2 x 2 pixels.
 WINDOWS = {'A': (1, 1), 'B': (2, 2)}
 SHARED = (3, 2)  # the pixel that the picture follows, in both windows
-GEOMETRY = ((1, 1), (0, 0), (1, 1))  # stride, padding, dilation
 COLOURS = {'A': '#d95f02', 'B': '#1f5fb4'}
 STAR = '#c2185b'
 PANELS = {
@@ -53,13 +53,13 @@ def compute() -> dict[str, dict]:
     nn.init.normal_(gate.conv.weight, std=1.0)
     nn.init.normal_(rfa.attn.weight, std=2.0)
     with torch.no_grad():
-        field = receptive_field(x, (3, 3), *GEOMETRY)
+        field = receptive_field(x, rfa.window)
         seen_map = spatial_gate(x, gate.conv.weight)
-        seen = receptive_field(seen_map, (3, 3), *GEOMETRY)
+        seen = receptive_field(seen_map, rfa.window)
         gain = rfa.attn.weight.view(1, 1, 9, 1, 1)
         alpha = softmax_over_taps(field.mean(2, keepdim=True) * gain)
         features = receptive_field_features(
-            x, rfa.feature.weight, None, rfa.norm, *GEOMETRY
+            x, conv_norm(rfa.feature, rfa.norm), rfa.window
         )
         kernel = conv.weight.detach().view(1, 1, 9, 1, 1)
         kernel = kernel.expand_as(field)

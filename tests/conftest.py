@@ -50,19 +50,19 @@ def skip(reason: str, demand: str) -> None:
 @pytest.fixture
 def kernels() -> None:
     """Skip where the CPU kernels are missing (MMRFA_REQUIRE_KERNELS)."""
-    from mmrfa.ops import native
+    from mmrfa.ops.primitives import cpu
 
-    if reason := native.unavailable():
-        skip(f'backend cpu: {reason}', 'MMRFA_REQUIRE_KERNELS')
+    if reason := cpu.unavailable():
+        skip(f'kernels for CPUs: {reason}', 'MMRFA_REQUIRE_KERNELS')
 
 
 @pytest.fixture
 def triton() -> None:
     """Skip where Triton is missing (MMRFA_REQUIRE_KERNELS)."""
-    from mmrfa.ops import triton_launch
+    from mmrfa.ops.primitives import gpu
 
-    if reason := triton_launch.unavailable():
-        skip(f'backend triton: {reason}', 'MMRFA_REQUIRE_KERNELS')
+    if reason := gpu.unavailable():
+        skip(f'kernels for GPUs: {reason}', 'MMRFA_REQUIRE_KERNELS')
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 
+from mmrfa.results.zoo import TAGS
+
 CONFIGS = Path(__file__).parents[1] / 'configs'
 # The last two have tests of their own.
 OTHERS = {'_base_', 'demo', 'imagenet', 'yolox'}
@@ -26,15 +28,7 @@ FILES = sorted(
 ZOO = [name for name in FILES if '/' in name]
 VARIANTS = [name for name in ZOO if re.search(r'_r\d+-(?!d\d)', name)]
 
-OPERATORS = {
-    'rfa': 'RFAConv',
-    'rfcbam': 'RFCBAMConv',
-    'rfca': 'RFCAConv',
-    'cam': 'CAMConv',
-    'cbam': 'CBAMConv',
-    'ca': 'CAConv',
-    'aw': 'AWConv',
-}
+OPERATORS = {tag: operator for operator, tag in TAGS.items()}
 NAME = re.compile(
     r'(?P<algorithm>[a-z0-9-]+)_r(?P<depth>\d+)(-(?P<operator>[a-z]+))?'
     r'(-d(?P<stride>\d+))?(_(?P<neck>fpn))?'
@@ -341,7 +335,7 @@ def test_starts_from_weights_that_can_be_turned_off(name):
 @pytest.mark.parametrize('name', FILES)
 def test_has_what_the_tools_need(name):
     cfg = load(name)
-    assert cfg.custom_imports.imports == ['mmrfa.models', 'mmrfa.datasets']
+    assert cfg.custom_imports.imports == ['mmrfa.models']
     assert not cfg.custom_imports.allow_failed_imports
     for key in ('val_evaluator', 'test_evaluator', 'visualizer', 'tta_model'):
         assert cfg[key].type

@@ -1,64 +1,108 @@
 """The documents say what is true of the code."""
 
 import ast
+import importlib
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from torch import nn
 
 from mmrfa import layers, ops
-from mmrfa.models.family import PACKAGES
+from mmrfa.openmmlab import DISTRIBUTIONS, ORIGINALS
 
 REPO = Path(__file__).resolve().parents[1]
-README = REPO / 'README.md'
-INSTALL = REPO / 'docs' / 'install.md'
-DOCUMENTS = sorted(
-    path.resolve()
-    for folder, pattern in (
-        ('.', '*.md'),
-        ('docs', '*.md'),
-        ('mmrfa', '**/*.md'),
-    )
-    for path in (REPO / folder).glob(pattern)
-)
 CONFIGS = REPO / 'configs'
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of the README in one language."""
-    text = README.read_text()
-    return re.findall(rf'^```{language}\n(.*?)^```', text, re.M | re.S)
+def every(*patterns: str) -> list[Path]:
+    """Files of the repository."""
+    return sorted(p for pattern in patterns for p in REPO.glob(pattern))
 
 
-PROGRAMS = [code for code in blocks('python') if 'import' in code]
-EXPERIMENTS = [code for code in blocks('python') if '_base_ =' in code]
+DOCUMENTS = every('*.md', 'docs/*.md', 'mmrfa/**/*.md', 'configs/**/*.md')
+# By their names; those of the operators are called README, too.
+PAGES = {path.stem: path for path in every('*.md', 'docs/*.md')}
+TEXTS = {name: path.read_text() for name, path in PAGES.items()}
+
+
+def blocks(page: str, word: str) -> list[str]:
+    """The Python blocks of a page that hold a word."""
+    found = re.findall(r'^```python\n(.*?)^```', TEXTS[page], re.M | re.S)
+    return [code for code in found if word in code]
+
+
+def section(page: str, heading: str) -> str:
+    """What stands below a heading, up to the next one."""
+    return TEXTS[page].split(f'\n## {heading}\n')[1].split('\n## ')[0]
+
+
+@pytest.fixture
+def script(monkeypatch) -> Callable[[str], ModuleType]:
+    """``script('docs/draw_idea.py')``: a script as a module."""
+
+    def load(name: str) -> ModuleType:
+        path = REPO / name
+        monkeypatch.syspath_prepend(path.parent)
+        return importlib.import_module(path.stem)
+
+    return load
+
+
+PROGRAMS = [
+    pytest.param(page, code, id=f'{page}-{i}')
+    for page in ('README', 'backends', 'weights')
+    for i, code in enumerate(blocks(page, 'import '))
+]
 
 
 def test_everything_is_collected():
-    assert len(PROGRAMS) >= 2
-    assert len(EXPERIMENTS) == 1
-    assert len(DOCUMENTS) >= 8
+    assert len(PROGRAMS) >= 4
+    assert len(DOCUMENTS) >= 13
 
 
-@pytest.mark.parametrize('code', PROGRAMS, ids=range(len(PROGRAMS)))
-def test_readme_programs_run(code):
-    exec(compile(code, str(README), 'exec'), {})
+def test_readme_is_short():
+    assert len(TEXTS['README'].splitlines()) <= 150
 
 
-def test_readme_experiment_runs():
-    (code,) = EXPERIMENTS
-    # Read from the folder that the README puts it in, without writing there.
+@pytest.mark.parametrize(('page', 'code'), PROGRAMS)
+def test_programs_run(page, code, request):
+    if "'compiled'" in code:
+        request.getfixturevalue('kernels')
+    names = {}
+    exec(compile(code, page, 'exec'), names)
+    nets = [v for v in names.values() if isinstance(v, nn.Module)]
+    counts = [f'{sum(p.numel() for p in n.parameters()):,}' for n in nets]
+    said = re.findall(r'([\d,]+) parameters', code)
+    assert said == counts[: len(said)]
+    if 'RFAResNet' in code:
+        assert len(said) == 2
+
+
+def test_own_operator_and_its_test_run(tmp_path, monkeypatch):
+    operator, test = blocks('CONTRIBUTING', 'MyConv')
+    (tmp_path / 'my_conv.py').write_text(operator)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {}
+    try:
+        exec(compile(test, 'CONTRIBUTING', 'exec'), names)
+        names['TestMyConv']().test_starts_as_a_convolution()
+        assert MODELS.get('MyConv') is names['MyConv']
+    finally:
+        MODELS.module_dict.pop('MyConv', None)
+
+
+def test_experiment_runs():
+    (code,) = blocks('configs', '_base_ =')
+    # Read from the folder that the page puts it in, without writing there.
     code = code.replace("'./", f"'{CONFIGS}/")
     config = Config.fromstring(code, '.py')
-    from mmengine.registry import MODELS, init_default_scope
-
     init_default_scope(config.default_scope)
     backbone = MODELS.build(config.model.backbone)
     kinds = [
@@ -68,64 +112,105 @@ def test_readme_experiment_runs():
     assert kinds == [nn.Conv2d, nn.Conv2d, layers.RFCAConv, layers.RFCAConv]
 
 
-@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda p: p.parent.name)
+def anchors(document: Path) -> set[str]:
+    """The headings of a page, as links write them."""
+    text = re.sub(r'^```.*?^```', '', document.read_text(), flags=re.M | re.S)
+    headings = re.findall(r'^#+ (.+)$', text, re.M)
+    return {
+        re.sub(r'[^\w -]', '', h.lower()).replace(' ', '-') for h in headings
+    }
+
+
+@pytest.mark.parametrize(
+    'document', DOCUMENTS, ids=lambda path: str(path.relative_to(REPO))
+)
 def test_links_lead_somewhere(document):
     text = document.read_text()
     targets = re.findall(r'\]\(([^)\s]+)\)', text)
     targets = [t for t in targets if '://' not in t]
-    if document.parent == REPO / 'mmrfa/ops/rfa':
+    if document == PAGES['README']:
         assert targets  # the pattern finds links at all
     for target in targets:
-        path = document.parent / target.partition('#')[0]
-        assert path.exists(), f'{document.name}: {target}'
-    labels = re.findall(r'\]\[([^\]]+)\]', text)
-    for label in labels:
-        assert f'\n[{label}]: ' in text, f'{document.name}: [{label}]'
+        name, _, anchor = target.partition('#')
+        path = document.parent / name if name else document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+    for label in re.findall(r'\]\[([^\]]+)\]', text):
+        assert f'\n[{label}]: ' in text, f'[{label}]'
 
 
-def test_speed_table_is_that_of_the_committed_run():
-    text = README.read_text()
-    (name,) = re.findall(r'\((benchmarks/results/cpu_\d[^)]*)\.md\)', text)
-    results = json.loads((REPO / f'{name}.json').read_text())
-    code = 'import json, report; r = json.load(open({0!r}));'
-    code = code.format(str(REPO / f'{name}.json'))
-    code += 'print(*report.readme_table(r), sep="\\n")'
-    table = subprocess.run(
-        [sys.executable, '-c', code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=REPO / 'benchmarks',
-    ).stdout
-    assert table.count('\n') > 6 and table in text
-    words = ' '.join(text.split())
-    for kind in ('inference', 'training'):
-        means = results['summary'][f'{kind}, 2 threads']
-        said = f'{kind} {means["cpu"]:.2f} (literal: {means["reference"]:.1f})'
-        assert said in words
-
-
-def test_files_named_in_the_readme_exist():
-    pattern = r'(?<![\w/.-])((?:configs|tools|tests|docs|mmrfa)/[\w./+-]+)'
-    names = set(re.findall(pattern, README.read_text()))
-    assert len(names) > 15
+def test_files_named_exist():
+    folders = 'benchmarks|configs|docs|mmrfa|scripts|tests|tools'
+    # not the beginning of a pattern, such as configs/*/README.md
+    pattern = rf'(?<![\w/.-])(?:{folders})/[\w./+-]+(?![\w./+*<{{-])'
+    names = {
+        name.rstrip('.')
+        for page in PAGES
+        for name in re.findall(pattern, TEXTS[page])
+    }
+    assert len(names) > 30
     # made by the reader, or the tool of another package
     names -= {'configs/mine.py', 'tools/dataset_converters/voc_aug.py'}
     missing = [name for name in names if not (REPO / name).exists()]
     assert not missing
 
 
-def test_readme_lists_every_config():
-    text = README.read_text()
+def test_targets_of_make():
+    pattern = r'^([a-z-]+):.*## '
+    targets = set(re.findall(pattern, (REPO / 'Makefile').read_text(), re.M))
+    named = {
+        name
+        for text in TEXTS.values()
+        for name in re.findall(r'(?:^|`)make ([a-z-]+)(?=[` ]|$)', text, re.M)
+    }
+    assert named == targets - {'help'}
+
+
+def test_operator_table():
+    rows = re.findall(
+        r'^\| `(\w+)` \|.*\[layer\]\(([^)]+)\) \|$', TEXTS['README'], re.M
+    )
+    assert [name for name, _ in rows] == [c.__name__ for c in layers.OPERATORS]
+    for operator, (_, path) in zip(layers.OPERATORS, rows):
+        assert f'class {operator.__name__}(' in (REPO / path).read_text()
+
+
+def test_speed_is_that_of_the_committed_run(script):
+    text = TEXTS['backends']
+    (name,) = re.findall(r'(benchmarks/results/cpu_\d[^)]*)\.md\)', text)
+    results = json.loads((REPO / f'{name}.json').read_text())
+    table = script('benchmarks/report.py').readme_table(results)
+    assert len(table) > 6
+    assert '\n'.join(table) in text
+    means = {
+        kind: list(results['summary'][f'{kind}, 2 threads'].values())
+        for kind in ('inference', 'training')
+    }
+    words = ' '.join(text.split())
+    for kind, (literal, *_, ours) in means.items():
+        assert f'{kind} {ours:.2f} (literal: {literal:.1f})' in words
+    literal, ours = ([m[i] for m in means.values()] for i in (0, -1))
+    words = ' '.join(TEXTS['README'].split())
+    assert (
+        f'{ours[0]:.2f} times as long as `nn.Conv2d` in inference and '
+        f'{ours[1]:.2f} times in training'
+    ) in words
+    assert f'take {literal[0]:.1f} and {literal[1]:.1f} times' in words
+
+
+def test_every_config_is_listed():
     listed = set()
-    for row in re.findall(r'\| `([\w{][^`]*/[^`]+\.py)` \|$', text, re.M):
+    for row in re.findall(
+        r'\| `([\w{][^`]*/[^`]+\.py)` \|$', section('configs', 'Zoo'), re.M
+    ):
         for pattern in expand(row):
             found = set(CONFIGS.glob(pattern))
             assert found, pattern
             listed |= found
     entries = set(CONFIGS.glob('*.py')) - {CONFIGS / 'mine.py'}
     for entry in entries:
-        assert f'configs/{entry.name}' in text
+        for page in ('README', 'configs'):
+            assert f'configs/{entry.name}' in TEXTS[page]
     zoo = {
         path
         for path in CONFIGS.rglob('*.py')
@@ -148,9 +233,8 @@ def expand(text: str) -> list[str]:
     ]
 
 
-def test_readme_data_folders_are_those_of_the_configs():
-    text = README.read_text()
-    tree = text[text.index('## Data') :].split('```')[1]
+def test_data_folders_are_those_of_the_configs():
+    tree = section('configs', 'Data').split('```')[1]
     files = [name for word in tree.split() for name in expand(word)]
     checked = 0
     for path in (CONFIGS / '_base_/datasets').glob('*.py'):
@@ -170,18 +254,25 @@ def test_readme_data_folders_are_those_of_the_configs():
 def test_versions_are_those_checked():
     rows = re.findall(
         r'^\| (\w+) \| (\S+) >= (\S+), < (\S+) \| (\S+) >= (\S+), < (\S+) \|',
-        INSTALL.read_text(),
+        TEXTS['install'],
         re.M,
     )
-    assert {
-        module: (tuple(names[:3]), tuple(names[3:])) for module, *names in rows
-    } == PACKAGES
+    found = {module for module, *_ in rows}
+    assert found == set(DISTRIBUTIONS) - {'mmpretrain'}
+    metadata = (REPO / 'pyproject.toml').read_text()
+    asked = set(re.findall(r'"(onedl-[^"]+)"', metadata))
+    for module, *cells in rows:
+        (fork, *bounds), (original, *others) = cells[:3], cells[3:]
+        assert (fork, original) == DISTRIBUTIONS[module]
+        wanted = '{}>={},<{}'.format
+        named = {text for text in asked if text.startswith(f'{fork}>')}
+        assert named == {wanted(fork, *bounds)}
+        assert wanted(original, *others) in ORIGINALS
 
 
-def test_readme_lists_every_backend():
-    text = README.read_text()
-    section = text[text.index('## Backends') :].split('\n## ')[0]
-    rows = re.findall(r'^\| `(\w+)` \| ([^|]+) \|', section, re.M)
+def test_every_form_is_listed():
+    head = TEXTS['backends'].split('\n## ')[0]
+    rows = re.findall(r'^\| `(\w+)` \| ([^|]+) \|', head, re.M)
     assert tuple(name for name, _ in rows) == ops.BACKENDS
     forms = {
         'RFAConv': ops.rfa_conv2d,
@@ -195,26 +286,45 @@ def test_readme_lists_every_backend():
         assert operators == wanted
 
 
-def test_estimate_for_gpus_is_the_computed_one():
-    script = REPO / 'benchmarks/cuda_floor.py'
-    run = subprocess.run(
-        [sys.executable, script], check=True, capture_output=True, text=True
-    )
-    assert run.stdout.count('\n') == 2 + 4 * 2
+def test_every_environment_variable_is_listed():
+    table = section('backends', 'Environment variables')
+    cells = re.findall(r'^\| (`[^|]+) \|', table, re.M)
+    told = set(re.findall(r'`(MMRFA_\w+)`', ' '.join(cells)))
+    read = set()
+    folders = 'mmrfa', 'tools', 'scripts', 'tests', 'configs'
+    for path in every(
+        'setup.py',
+        'Makefile',
+        '.ci/run',
+        *(
+            f'{folder}/**/*.{kind}'
+            for folder in folders
+            for kind in ('py', 'sh')
+        ),
+    ):
+        if path != Path(__file__).resolve():
+            read |= set(re.findall(r'MMRFA_[A-Z0-9_]+', path.read_text()))
+    for path in every('mmrfa/**/*.cpp', 'mmrfa/**/*.h', 'mmrfa/**/*.inl'):
+        read |= set(re.findall(r'getenv\("(\w+)"\)', path.read_text()))
+    read -= {'MMRFA_SOURCES'}  # a macro of the kernels
+    assert told == read
+
+
+def test_estimate_for_gpus_is_the_computed_one(script):
+    lines = script('benchmarks/cuda_floor.py').floors()
+    assert len(lines) == 2 + 4 * 2
     text = (REPO / 'mmrfa/ops/rfa/README.md').read_text()
-    assert run.stdout.strip() in text
+    assert '\n'.join(lines) in text
     assert '**an estimate**' in text
 
 
 def test_error_lines_are_in_the_code():
-    text = INSTALL.read_text()
-    table = text[text.index('| The line says |') :].split('\n\n')[0]
+    table = TEXTS['install'].split('| The line says |')[1].split('\n\n')[0]
     quotes = re.findall(r'^\| `([^`]+)`', table, re.M)
     assert len(quotes) >= 6
     said = [
         node.value
-        for folder in ('mmrfa', 'tools', 'scripts')
-        for path in (REPO / folder).rglob('*.py')
+        for path in every('mmrfa/**/*.py', 'tools/**/*.py', 'scripts/*.py')
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
@@ -261,27 +371,17 @@ def test_parameter_tables(folder):
         assert written == found
 
 
-def test_picture_is_drawn(tmp_path):
+def test_picture_is_drawn(tmp_path, script):
     out = tmp_path / 'idea.png'
-    script = REPO / 'docs/draw_idea.py'
-    subprocess.run(
-        [sys.executable, script, out],
-        check=True,
-        cwd=tmp_path,
-        env={**os.environ, 'PYTHONPATH': str(REPO)},
-    )
+    script('docs/draw_idea.py').draw(out)
     for path in (out, REPO / 'docs/idea.png'):
         with Image.open(path) as image:
             assert min(image.size) > 300
             assert len(image.convert('RGB').getcolors(2**24)) > 100
 
 
-def test_picture_shows_the_idea():
-    sys.path.insert(0, str(REPO / 'docs'))
-    try:
-        import draw_idea
-    finally:
-        sys.path.pop(0)
+def test_picture_shows_the_idea(script):
+    draw_idea = script('docs/draw_idea.py')
     values = draw_idea.compute()
     plain, spatial, rfa = (values[k] for k in ('plain', 'spatial', 'rfa'))
     assert plain['A'].equal(plain['B'])

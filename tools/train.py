@@ -3,10 +3,13 @@
 import argparse
 import sys
 
-from mmrfa.errors import InputError
-from mmrfa.utils.cli import add_run_arguments, parse_args, run_tool
-from mmrfa.utils.config import load_config, set_work_dir
-from mmrfa.utils.run import build_runner
+try:
+    from mmrfa.engine.cli import add_run_arguments, parse_args, run_tool
+    from mmrfa.engine.config import load_config, set_work_dir
+    from mmrfa.engine.run import build_runner
+    from mmrfa.errors import InputError
+except ModuleNotFoundError as error:
+    sys.exit(f'error: {error}; install mmrfa (README.md), or use .venv/bin')
 
 
 def main(argv: list[str] | None = None) -> None:

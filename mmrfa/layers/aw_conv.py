@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from mmrfa.layers.base import AttentionConv2d
 from mmrfa.layers.gates import build_gate
-from mmrfa.ops import aw_conv2d
+from mmrfa.layers.parts import conv_norm
+from mmrfa.ops import Conv, WeightAttention, aw_conv2d
 
 
 class AWConv(AttentionConv2d):
@@ -32,40 +33,32 @@ class AWConv(AttentionConv2d):
         super().__init__(*args, **kwargs)
         hidden = max(1, self.in_channels // reduction)
         maps = max(1, self.in_channels // self.groups // reduction)
-        self.squeeze = self._conv(self.in_channels, hidden, bias=False)
+        self.squeeze = self._layer(self.in_channels, hidden, bias=False)
         self.squeeze_norm = self._norm(hidden)
-        self.expand = self._conv(hidden, self.out_channels, bias=False)
+        self.expand = self._layer(hidden, self.out_channels, bias=False)
         self.expand_norm = self._norm(self.out_channels)
-        self.fan_out = self._conv(
+        self.fan_out = self._layer(
             self.out_channels,
             self.out_channels * maps,
             groups=self.out_channels,
         )
-        self.gate = nn.Identity()
+        self.gate = None
         if activation is not None:
             self.gate = build_gate(
                 activation, self.in_channels, self.norm_cfg, **self.factory
             )
 
     def _forward(self, x: Tensor) -> Tensor:
-        attention_params = (
-            self.squeeze.weight,
-            self.squeeze.bias,
-            self.squeeze_norm,
-            self.expand.weight,
-            self.expand.bias,
-            self.expand_norm,
-            self.fan_out.weight,
-            self.fan_out.bias,
+        attention = WeightAttention(
+            conv_norm(self.squeeze, self.squeeze_norm),
+            conv_norm(self.expand, self.expand_norm),
+            Conv(self.fan_out.weight, self.fan_out.bias, self.fan_out.groups),
         )
-        return aw_conv2d(
-            x,
-            attention_params,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            gated=self.gate(x),
-        )
+        gated = None if self.gate is None else self.gate(x)
+        return aw_conv2d(x, attention, self.conv, self.window, gated)
+
+    def _neutral(self) -> float:
+        # The sigmoid is 1/2.
+        nn.init.zeros_(self.fan_out.weight)
+        nn.init.zeros_(self.fan_out.bias)
+        return 2 if self.gate is None else 2 / self.gate.neutral()

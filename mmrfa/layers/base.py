@@ -1,14 +1,18 @@
-"""What the convolutions of the family share: the contract of nn.Conv2d."""
+"""What the operators share as modules: the contract of nn.Conv2d."""
 
+import inspect
 from collections.abc import Sequence
 from numbers import Integral
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmrfa.errors import InputError
-from mmrfa.layers.norm import build_norm
+from mmrfa.layers.norm import build_norm, set_moments
+from mmrfa.layers.parts import AttentionLayer
+from mmrfa.ops import Conv, Window
 
 IntOrPair = int | Sequence[int]
 
@@ -20,13 +24,15 @@ def _is_int(value: object) -> bool:
 class AttentionConv2d(nn.Module):
     """Base of all operators: arguments, checks and attributes of nn.Conv2d.
 
-    A subclass adds its attention and implements ``_forward``. The weighted
-    sum over the window lives in ``conv``, so ``conv.weight`` has the shape
-    (out_channels, in_channels / groups, kh, kw), whatever path computes it.
+    A subclass adds its attention and implements ``_forward``; where that is
+    not exactly a plain convolution at some values of its parameters, also
+    ``_neutral``. The weighted sum over the window has ``weight``, of shape
+    (out_channels, in_channels / groups, kh, kw), and ``bias``, as
+    ``nn.Conv2d`` has them.
 
     Attributes:
-        spreads (bool): True where ``conv`` works on the spread receptive
-            fields, hence with kernel = stride and no padding.
+        feature_norm (nn.Module | None): batch norm behind the learned
+            features of the receptive field, for operators that have them.
 
     Args:
         in_channels (int): C, channels of the input.
@@ -37,7 +43,7 @@ class AttentionConv2d(nn.Module):
             pixels, or 'valid' or 'same' as in ``nn.Conv2d``. Defaults to 0.
         dilation (int | tuple[int, int]): spacing of the taps. Defaults to 1.
         groups (int): groups of the weighted sum. Defaults to 1.
-        bias (bool): whether ``conv`` has a bias. Defaults to True.
+        bias (bool): whether there is a bias. Defaults to True.
         padding_mode (str): 'zeros'; nothing else is defined.
         device, dtype: as in ``nn.Conv2d``.
         norm_cfg (dict | None): batch norm inside the operator, in OpenMMLab's
@@ -51,7 +57,27 @@ class AttentionConv2d(nn.Module):
 
     transposed = False
     output_padding = (0, 0)
-    spreads = False
+    feature_norm: nn.Module | None = None
+    _version = 2  # 1: weight and bias were those of a child named conv
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        """Show all arguments in the signature, those of nn.Conv2d first."""
+        super().__init_subclass__(**kwargs)
+        signatures = [
+            inspect.signature(owner.__init__).parameters.values()
+            for owner in reversed(cls.__mro__)
+            if issubclass(owner, AttentionConv2d)
+        ]
+        every = {
+            p.name: p
+            for parameters in signatures
+            for p in parameters
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        }
+        del every['self']
+        cls.__signature__ = inspect.Signature(
+            sorted(every.values(), key=lambda p: p.kind)
+        )
 
     def __init__(
         self,
@@ -99,18 +125,14 @@ class AttentionConv2d(nn.Module):
         self.groups = groups
         self.padding_mode = padding_mode
         self.norm_cfg = norm_cfg
-        tiled = (self.kernel_size, (0, 0), (1, 1))
-        plain = (self.stride, self.padding, self.dilation)
-        self.conv = nn.Conv2d(
-            in_channels,
-            out_channels,
-            self.kernel_size,
-            *(tiled if self.spreads else plain),
-            groups,
-            bias,
-            device=device,
-            dtype=dtype,
-        )
+        factory = dict(device=device, dtype=dtype)
+        shape = out_channels, in_channels // groups, *self.kernel_size
+        self.weight = nn.Parameter(torch.empty(shape, **factory))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, **factory))
+        else:
+            self.register_parameter('bias', None)
+        self._reset_conv()
 
     @property
     def taps(self) -> int:
@@ -122,11 +144,23 @@ class AttentionConv2d(nn.Module):
         """Device and dtype for further parameters."""
         return dict(device=self.weight.device, dtype=self.weight.dtype)
 
-    def _conv(
+    @property
+    def window(self) -> Window:
+        """Where the taps lie."""
+        return Window(
+            self.kernel_size, self.stride, self.padding, self.dilation
+        )
+
+    @property
+    def conv(self) -> Conv:
+        """The weighted sum over the window, as ``mmrfa.ops`` takes it."""
+        return Conv(self.weight, self.bias, self.groups)
+
+    def _layer(
         self, in_channels: int, out_channels: int, kernel_size=1, **kwargs
     ) -> nn.Conv2d:
         """Make a convolution of the attention."""
-        return nn.Conv2d(
+        return AttentionLayer(
             in_channels,
             out_channels,
             kernel_size,
@@ -134,9 +168,9 @@ class AttentionConv2d(nn.Module):
             **self.factory,
         )
 
-    def _feature_conv(self) -> nn.Conv2d:
+    def _feature_layer(self) -> nn.Conv2d:
         """Make the grouped convolution of the receptive-field features."""
-        return self._conv(
+        return self._layer(
             self.in_channels,
             self.in_channels * self.taps,
             self.kernel_size,
@@ -155,15 +189,15 @@ class AttentionConv2d(nn.Module):
         """Compute the operator on a checked (N, C, H, W) input."""
         raise NotImplementedError
 
-    @property
-    def weight(self) -> Tensor:
-        """Weight of the last convolution, (O, C / groups, kh, kw)."""
-        return self.conv.weight
+    def _neutral(self) -> float:
+        """Make the attention the same everywhere, in place.
 
-    @property
-    def bias(self) -> Tensor | None:
-        """Bias of the last convolution, (O,), or None."""
-        return self.conv.bias
+        Returns:
+            float: by how much it then multiplies the weighted sum.
+        """
+        raise InputError(
+            f'{type(self).__name__}: no start from a plain convolution known'
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the operator.
@@ -178,17 +212,64 @@ class AttentionConv2d(nn.Module):
             InputError: wrong number of dimensions or channels, or an input
                 smaller than the dilated kernel.
         """
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        self._check_input(x)
-        return self._forward(x)
+        return run(self, x)
+
+    @torch.no_grad()
+    def start_as_conv(
+        self, weight: Tensor, bias: Tensor | None = None, floor: float = 0.0
+    ) -> float:
+        """Make the operator compute what a plain convolution computes.
+
+        In eval mode exactly, up to rounding. RFAConv, RFCBAMConv and RFCAConv
+        have a ReLU behind their features: with the identity as features, what
+        they see is unchanged where no input lies below ``-floor``.
+
+        Args:
+            weight (Tensor): (O, C / groups, kh, kw), of the convolution.
+            bias (Tensor | None): (O,).
+            floor (float): c, no input is below -c. Then the features carry c
+                more, which the bias takes off again. 0 behind a ReLU; of no
+                effect for operators without learned features. Defaults to 0.
+
+        Returns:
+            float: what the weight was multiplied by.
+
+        Raises:
+            InputError: the weight has another shape, there is no bias to take
+                ``bias`` or the floor up, or no such start is known.
+        """
+        name = type(self).__name__
+        if weight.shape != self.weight.shape:
+            raise InputError(
+                f'{name}: expected a weight of shape '
+                f'{tuple(self.weight.shape)}, got {tuple(weight.shape)}'
+            )
+        if self.feature_norm is None:
+            floor = 0.0
+        if self.bias is None and (bias is not None or floor):
+            raise InputError(
+                f'{name}: expected no bias and no floor, as bias=False, got '
+                f'{"a bias" if bias is not None else f"floor={floor}"}'
+            )
+        factor = self._neutral()
+        norm = self.feature_norm
+        if norm is not None:
+            taps = torch.eye(self.taps).view(-1, 1, *self.kernel_size)
+            self.feature.weight.copy_(taps.repeat(self.in_channels, 1, 1, 1))
+            set_moments(norm, 0, 1 - norm.eps)
+            norm.bias.fill_(floor)
+        self.weight.copy_(weight * factor)
+        if self.bias is not None:
+            self.bias.copy_(0 if bias is None else bias)
+            self.bias.sub_(floor * weight.sum((1, 2, 3)))
+        return factor
 
     def fold_norms(self) -> 'AttentionConv2d':
         """Fold every batch norm into the convolution before it, in place.
 
         For deployment: the output stays the same up to rounding, each norm
         becomes ``nn.Identity``. Eval mode needs no folding for speed, the
-        faster backends do it on the fly; folding makes exported programs and
+        faster forms do it on the fly; folding makes exported programs and
         checkpoints smaller. Whole OpenMMLab models: MMCV's ``fuse_conv_bn``
         folds these norms too.
 
@@ -221,20 +302,29 @@ class AttentionConv2d(nn.Module):
                     before = key, child
         return self
 
-    def init_weights(self) -> None:
-        """Initialise as OpenMMLab initialises the convolution replaced.
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as the constructor does.
 
-        The last convolution by He's normal initialisation (fan out), its
-        bias at zero; the attention as torch initialises such layers.
+        The weight by He's normal initialisation (fan out) and the bias at
+        zero, which OpenMMLab and torchvision give the convolutions of their
+        networks (``nn.Conv2d``'s own draw is narrower); the attention as
+        published, that is as torch initialises such layers.
         """
+        self._reset_conv()
         for module in self.modules():
             if module is not self and hasattr(module, 'reset_parameters'):
                 module.reset_parameters()
+
+    def init_weights(self) -> None:
+        """Do what :meth:`reset_parameters` does; OpenMMLab's name for it."""
+        self.reset_parameters()
+
+    def _reset_conv(self) -> None:
         nn.init.kaiming_normal_(
-            self.conv.weight, mode='fan_out', nonlinearity='relu'
+            self.weight, mode='fan_out', nonlinearity='relu'
         )
-        if self.conv.bias is not None:
-            nn.init.zeros_(self.conv.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def extra_repr(self) -> str:
         """Arguments in the order of ``nn.Conv2d``."""
@@ -242,8 +332,15 @@ class AttentionConv2d(nn.Module):
             f'{self.in_channels}, {self.out_channels}, '
             f'kernel_size={self.kernel_size}, stride={self.stride}, '
             f'padding={self.padding}, dilation={self.dilation}, '
-            f'groups={self.groups}, bias={self.conv.bias is not None}'
+            f'groups={self.groups}, bias={self.bias is not None}'
         )
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        for name in ('weight', 'bias'):
+            former = f'{prefix}conv.{name}'
+            if former in state_dict:
+                state_dict[prefix + name] = state_dict.pop(former)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__
@@ -291,3 +388,12 @@ class AttentionConv2d(nn.Module):
                 f'{self.kernel_size}, dilation {self.dilation}'
             )
         return tuple(t // 2 for t in total)
+
+
+@torch.fx.wrap
+def run(operator: AttentionConv2d, x: Tensor) -> Tensor:
+    """Check the input and run an operator; one node in a graph of torch.fx."""
+    if x.dim() == 3:
+        return run(operator, x.unsqueeze(0)).squeeze(0)
+    operator._check_input(x)
+    return operator._forward(x)

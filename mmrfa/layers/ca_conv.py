@@ -4,6 +4,7 @@ from torch import Tensor
 
 from mmrfa.layers.base import AttentionConv2d
 from mmrfa.layers.gates import build_gate
+from mmrfa.ops import conv2d
 
 
 class CAConv(AttentionConv2d):
@@ -24,4 +25,7 @@ class CAConv(AttentionConv2d):
         )
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.gate(x))
+        return conv2d(self.gate(x), self.conv, self.window)
+
+    def _neutral(self) -> float:
+        return 1 / self.gate.neutral()

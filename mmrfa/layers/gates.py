@@ -4,11 +4,20 @@ The baselines are one of these in front of a convolution; AWConv can be
 combined with each.
 """
 
+from math import prod
+
 from torch import Tensor, nn
 
 from mmrfa.errors import InputError
 from mmrfa.layers.norm import build_norm
-from mmrfa.ops import channel_gate, coordinate_gates, spatial_gate
+from mmrfa.layers.parts import AttentionLayer, conv_norm
+from mmrfa.ops import (
+    Conv,
+    CoordinateGates,
+    channel_gate,
+    coordinate_gates,
+    spatial_gate,
+)
 
 
 class ChannelGate(nn.Module):
@@ -35,9 +44,14 @@ class ChannelGate(nn.Module):
         super().__init__()
         hidden = max(1, channels // reduction)
         factory = dict(bias=False, device=device, dtype=dtype)
-        self.squeeze = nn.Conv2d(channels, hidden, 1, **factory)
-        self.expand = nn.Conv2d(hidden, channels, 1, **factory)
+        self.squeeze = AttentionLayer(channels, hidden, 1, **factory)
+        self.expand = AttentionLayer(hidden, channels, 1, **factory)
         self.max_pool = max_pool
+
+    def neutral(self) -> float:
+        """Make the gate the same everywhere; by how much it multiplies."""
+        nn.init.zeros_(self.expand.weight)
+        return 0.5
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate ``x`` (N, C, H, W); same shape."""
@@ -58,7 +72,7 @@ class SpatialGate(nn.Module):
 
     def __init__(self, kernel_size: int = 7, device=None, dtype=None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
+        self.conv = AttentionLayer(
             2,
             1,
             kernel_size,
@@ -67,6 +81,11 @@ class SpatialGate(nn.Module):
             device=device,
             dtype=dtype,
         )
+
+    def neutral(self) -> float:
+        """Make the gate the same everywhere; by how much it multiplies."""
+        nn.init.zeros_(self.conv.weight)
+        return 0.5
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate ``x`` (N, C, H, W); same shape."""
@@ -98,27 +117,38 @@ class CoordinateGate(nn.Module):
         super().__init__()
         hidden = max(min_width, channels // reduction)
         factory = dict(device=device, dtype=dtype)
-        self.squeeze = nn.Conv2d(channels, hidden, 1, **factory)
+        self.squeeze = AttentionLayer(channels, hidden, 1, **factory)
         self.norm = build_norm(hidden, norm_cfg, **factory)
-        self.expand_h = nn.Conv2d(hidden, channels, 1, **factory)
-        self.expand_w = nn.Conv2d(hidden, channels, 1, **factory)
+        self.expand_h = AttentionLayer(hidden, channels, 1, **factory)
+        self.expand_w = AttentionLayer(hidden, channels, 1, **factory)
 
-    def params(self) -> tuple:
-        """Arguments of ``coordinate_gates`` behind its input, in order."""
-        return (
-            self.squeeze.weight,
-            self.squeeze.bias,
-            self.norm,
-            self.expand_h.weight,
-            self.expand_h.bias,
-            self.expand_w.weight,
-            self.expand_w.bias,
+    def neutral(self) -> float:
+        """Make the gates the same everywhere; by how much they multiply."""
+        for layer in (self.expand_h, self.expand_w):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        return 0.25
+
+    def layers(self) -> CoordinateGates:
+        """What ``coordinate_gates`` takes."""
+        return CoordinateGates(
+            conv_norm(self.squeeze, self.norm),
+            Conv(self.expand_h.weight, self.expand_h.bias),
+            Conv(self.expand_w.weight, self.expand_w.bias),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate ``x`` (N, C, H, W); same shape."""
-        rows, columns = coordinate_gates(x, *self.params())
+        rows, columns = coordinate_gates(x, self.layers())
         return x * rows * columns
+
+
+class GateChain(nn.Sequential):
+    """Several gates, one behind the other."""
+
+    def neutral(self) -> float:
+        """Make all gates the same everywhere; by how much they multiply."""
+        return prod(gate.neutral() for gate in self)
 
 
 # Activation attention by the name that configs use.
@@ -147,7 +177,7 @@ def build_gate(
     if name == 'cam':
         return ChannelGate(channels, **factory)
     if name == 'cbam':
-        return nn.Sequential(
+        return GateChain(
             ChannelGate(channels, **factory), SpatialGate(**factory)
         )
     if name == 'ca':

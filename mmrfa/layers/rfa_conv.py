@@ -1,9 +1,10 @@
 """RFAConv as a module."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmrfa.errors import InputError
 from mmrfa.layers.base import AttentionConv2d
+from mmrfa.layers.parts import conv_norm
 from mmrfa.ops import rfa_conv2d, rfa_unfold_conv2d
 
 
@@ -21,8 +22,6 @@ class RFAConv(AttentionConv2d):
             patches. Defaults to 'group'.
     """
 
-    spreads = True
-
     def __init__(self, *args, mode: str = 'group', **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if mode not in ('group', 'unfold'):
@@ -30,37 +29,35 @@ class RFAConv(AttentionConv2d):
                 f"RFAConv: mode must be 'group' or 'unfold', got {mode!r}"
             )
         self.mode = mode
-        channels = self.in_channels
+        channels, taps = self.in_channels, self.taps
         if mode == 'group':
-            self.attn = self._conv(
-                channels, channels * self.taps, groups=channels, bias=False
+            self.attn = self._layer(
+                channels, channels * taps, groups=channels, bias=False
             )
-            self.feature = self._feature_conv()
+            self.feature = self._feature_layer()
         else:
-            self.attn = self._conv(
-                channels * self.taps, channels * self.taps, groups=channels
+            self.attn = self._layer(
+                channels * taps, channels * taps, groups=channels
             )
-        self.norm = self._norm(channels * self.taps)
+        self.norm = self._norm(channels * taps)
+
+    @property
+    def feature_norm(self) -> nn.Module | None:
+        """The norm behind the features; that of 'unfold' is of scores."""
+        return self.norm if self.mode == 'group' else None
 
     def _forward(self, x: Tensor) -> Tensor:
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
         if self.mode == 'unfold':
-            return rfa_unfold_conv2d(
-                x,
-                self.attn.weight,
-                self.norm,
-                self.weight,
-                self.bias,
-                *geometry,
-                attn_bias=self.attn.bias,
-            )
-        return rfa_conv2d(
-            x,
-            self.attn.weight,
-            self.feature.weight,
-            self.norm,
-            self.weight,
-            self.bias,
-            *geometry,
-            feature_bias=self.feature.bias,
-        )
+            attn = conv_norm(self.attn, self.norm)
+            return rfa_unfold_conv2d(x, attn, self.conv, self.window)
+        feature = conv_norm(self.feature, self.norm)
+        return rfa_conv2d(x, self.attn.weight, feature, self.conv, self.window)
+
+    def _neutral(self) -> float:
+        # The softmax of equal scores is 1 / K; in training mode too.
+        if self.mode == 'unfold':
+            nn.init.zeros_(self.norm.weight)
+            nn.init.zeros_(self.norm.bias)
+        else:
+            nn.init.zeros_(self.attn.weight)
+        return self.taps

@@ -1,9 +1,10 @@
 """RFCAConv as a module."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmrfa.layers.base import AttentionConv2d
 from mmrfa.layers.gates import CoordinateGate
+from mmrfa.layers.parts import conv_norm
 from mmrfa.ops import rfca_conv2d
 
 
@@ -19,11 +20,9 @@ class RFCAConv(AttentionConv2d):
             at least 8. Defaults to 32.
     """
 
-    spreads = True
-
     def __init__(self, *args, reduction: int = 32, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.feature = self._feature_conv()
+        self.feature = self._feature_layer()
         self.norm = self._norm(self.in_channels * self.taps)
         self.gate = CoordinateGate(
             self.in_channels,
@@ -32,17 +31,16 @@ class RFCAConv(AttentionConv2d):
             **self.factory,
         )
 
+    @property
+    def feature_norm(self) -> nn.Module:
+        """The norm behind the features."""
+        return self.norm
+
     def _forward(self, x: Tensor) -> Tensor:
+        feature = conv_norm(self.feature, self.norm)
         return rfca_conv2d(
-            x,
-            self.feature.weight,
-            self.norm,
-            self.gate.params(),
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            feature_bias=self.feature.bias,
+            x, feature, self.gate.layers(), self.conv, self.window
         )
+
+    def _neutral(self) -> float:
+        return 1 / self.gate.neutral()

@@ -1,9 +1,10 @@
 """RFCBAMConv as a module."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmrfa.layers.base import AttentionConv2d
-from mmrfa.ops import rfcbam_conv2d
+from mmrfa.layers.parts import conv_norm
+from mmrfa.ops import CBAMGates, rfcbam_conv2d
 
 
 class RFCBAMConv(AttentionConv2d):
@@ -18,30 +19,29 @@ class RFCBAMConv(AttentionConv2d):
             the published parameter count needs whatever the channels.
     """
 
-    spreads = True
-
     def __init__(self, *args, hidden: int = 16, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         channels = self.in_channels
-        self.feature = self._feature_conv()
+        self.feature = self._feature_layer()
         self.norm = self._norm(channels * self.taps)
-        self.squeeze = self._conv(channels, hidden, bias=False)
-        self.expand = self._conv(hidden, channels, bias=False)
-        self.spatial = self._conv(2, 1, 3, padding=1, bias=False)
+        self.squeeze = self._layer(channels, hidden, bias=False)
+        self.expand = self._layer(hidden, channels, bias=False)
+        self.spatial = self._layer(2, 1, 3, padding=1, bias=False)
+
+    @property
+    def feature_norm(self) -> nn.Module:
+        """The norm behind the features."""
+        return self.norm
 
     def _forward(self, x: Tensor) -> Tensor:
-        return rfcbam_conv2d(
-            x,
-            self.feature.weight,
-            self.norm,
-            self.squeeze.weight,
-            self.expand.weight,
-            self.spatial.weight,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            feature_bias=self.feature.bias,
+        feature = conv_norm(self.feature, self.norm)
+        gates = CBAMGates(
+            self.squeeze.weight, self.expand.weight, self.spatial.weight
         )
+        return rfcbam_conv2d(x, feature, gates, self.conv, self.window)
+
+    def _neutral(self) -> float:
+        # Both sigmoids are 1/2.
+        nn.init.zeros_(self.expand.weight)
+        nn.init.zeros_(self.spatial.weight)
+        return 4

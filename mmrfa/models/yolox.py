@@ -1,28 +1,20 @@
 """YOLOX with attention convolutions: its backbone and its neck.
 
-Importing this module needs MMDetection and the compiled operators of mmcv,
-so a config that uses it names it in ``custom_imports``:
-``imports=['mmrfa.models', 'mmrfa.models.yolox', 'mmrfa.datasets']``.
+Needs MMDetection and the compiled operators of mmcv, so ``mmrfa.models``
+imports it only when a config names one of its classes.
 """
 
 from collections.abc import Sequence
 
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
+from mmdet.models import YOLOXPAFPN, CSPDarknet
 from mmengine.registry import MODELS
 
 from mmrfa.errors import InputError
-from mmrfa.models.backbones.rfa_resnet import (
-    build_attention_conv,
-    check_operator,
-)
-from mmrfa.utils.config import import_package
-
-import_package('mmdet.models')
-
-from mmdet.models import YOLOXPAFPN, CSPDarknet  # noqa: E402
+from mmrfa.models.operators import build_attention_conv, check_operator
 
 
-@MODELS.register_module()
+@MODELS.register_module(force=True)
 class RFACSPDarknet(CSPDarknet):
     """CSPDarknet whose downsampling convolutions are attention convolutions.
 
@@ -34,10 +26,9 @@ class RFACSPDarknet(CSPDarknet):
         *args, **kwargs: those of mmdet's ``CSPDarknet``. With
             ``use_depthwise`` the operator replaces the depthwise 3x3, with
             as many groups; the 1x1 behind it stays.
-        attention_conv (dict | None): the operator, ``type`` being one of
-            RFAConv, RFCBAMConv, RFCAConv, CAMConv, CBAMConv, CAConv, AWConv,
-            other keys its arguments. Its norm follows ``norm_cfg`` unless it
-            has its own. None gives a plain CSPDarknet.
+        attention_conv (dict | None): the operator, ``type`` being any
+            registered one, other keys its arguments. Its norm follows
+            ``norm_cfg`` unless it has its own. None gives a plain CSPDarknet.
         stage_with_attention_conv (Sequence[bool] | None): which stages have
             it, one entry per stage. None stands for all.
 
@@ -73,7 +64,7 @@ class RFACSPDarknet(CSPDarknet):
         return self
 
 
-@MODELS.register_module()
+@MODELS.register_module(force=True)
 class RFAYOLOXPAFPN(YOLOXPAFPN):
     """YOLOXPAFPN with attention convolutions in its bottom-up path.
 

@@ -4,24 +4,37 @@
 ``mmrfa.layers``.
 """
 
-from mmrfa.ops.aw import aw_conv2d
-from mmrfa.ops.dispatch import BACKENDS, forced_backend, use_backend
-from mmrfa.ops.gates import channel_gate, coordinate_gates, spatial_gate
-from mmrfa.ops.receptive_field import (
-    receptive_field,
-    receptive_field_features,
-    spread,
+from mmrfa.ops.aw import WeightAttention, aw_conv2d
+from mmrfa.ops.common.features import receptive_field_features
+from mmrfa.ops.common.gates import (
+    CoordinateGates,
+    channel_gate,
+    coordinate_gates,
+    spatial_gate,
 )
+from mmrfa.ops.common.norm import BatchNorm, ConvNorm
+from mmrfa.ops.common.taps import Conv, conv2d
+from mmrfa.ops.common.window import Window, receptive_field, spread
+from mmrfa.ops.dispatch import BACKENDS, forced_backend, operator, use_backend
 from mmrfa.ops.rfa import rfa_conv2d, rfa_unfold_conv2d
 from mmrfa.ops.rfca import rfca_conv2d
-from mmrfa.ops.rfcbam import rfcbam_conv2d
+from mmrfa.ops.rfcbam import CBAMGates, rfcbam_conv2d
 
 __all__ = [
     'BACKENDS',
+    'BatchNorm',
+    'CBAMGates',
+    'Conv',
+    'ConvNorm',
+    'CoordinateGates',
+    'WeightAttention',
+    'Window',
     'aw_conv2d',
     'channel_gate',
+    'conv2d',
     'coordinate_gates',
     'forced_backend',
+    'operator',
     'receptive_field',
     'receptive_field_features',
     'rfa_conv2d',

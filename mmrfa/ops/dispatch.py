@@ -1,97 +1,116 @@
 """Choice between the forms that compute one operator.
 
-Every operator has a ``reference`` form, the specification. Faster forms are
-added beside it under a backend name, each with a ``supports`` function that
-says whether it can run on the given arguments.
+Every operator has a ``reference`` form, the specification, and faster forms
+beside it, each with a ``supports`` function that says whether it can run on
+the given arguments. On which device a form runs is torch's business.
 """
 
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import wraps
 from typing import NamedTuple
 
-from mmrfa.errors import InputError
+import torch
+from torch import Tensor
 
-# Every backend name, in the order in which they are tried.
-BACKENDS = ('cpu', 'triton', 'fused', 'reference')
+from mmrfa.errors import InputError
+from mmrfa.ops.common.tracing import (
+    is_compiling,
+    is_transformed,
+)
+
+# Every form, in the order in which they are tried.
+BACKENDS = ('compiled', 'fused', 'reference')
+_FORMER = {'cpu': 'compiled', 'triton': 'compiled'}
 
 _LOGGER = logging.getLogger('mmrfa.ops')
-_FORCED: ContextVar[str | None] = ContextVar('mmrfa_backend', default=None)
+# The form insisted on, of the whole process, and who said so. A plain
+# variable, which compilers can read and watch.
+_forced: tuple[str | None, str] = (
+    os.environ.get('MMRFA_BACKEND') or None,
+    'environment variable MMRFA_BACKEND',
+)
 
 
-class Backend(NamedTuple):
+class Form(NamedTuple):
     """One form of an operator.
 
     Attributes:
         run (Callable): computes the operator; signature of the reference.
         supports (Callable): same arguments; None when ``run`` can take them,
             else a sentence that says why not.
-        automatic (bool): whether the form is taken where no backend was
-            named. False for one whose speed was not measured yet. Defaults
-            to True.
+        automatic (Callable): ``automatic(x)``; None where the form may be
+            taken although it was not named, else a sentence as above.
+            Defaults to anywhere.
     """
 
     run: Callable
     supports: Callable[..., str | None]
-    automatic: bool = True
+    automatic: Callable[[Tensor], str | None] = lambda x: None
 
 
-def _anything(*args, **kwargs) -> None:
-    """``supports`` of the reference form: it takes whatever is valid."""
-
-
-def operator(reference: Callable, **faster: Backend) -> Callable:
+def operator(reference: Callable, **faster: Form) -> Callable:
     """Make the public function of an operator out of its forms.
 
     Args:
         reference (Callable): the reference form; its signature and docstring
             become those of the public function.
-        **faster (Backend): the other forms, keyed by backend name.
+        **faster (Form): the other forms, keyed by name.
 
     Returns:
         Callable: the public function. It takes one more keyword, ``backend``
-        (str | None): a name to insist on, None for the best that can run. The
+        (str | None): a form to insist on, None for the best that can run. The
         available names are its ``backends`` attribute.
     """
-    forms = {**faster, 'reference': Backend(reference, _anything)}
-    forms = {name: forms[name] for name in BACKENDS if name in forms}
+    name_of = reference.__name__
+    order = [name for name in BACKENDS if name in faster]
+
+    def why_not(
+        name: str, named: bool, args: tuple, kwargs: dict
+    ) -> str | None:
+        if is_transformed():
+            return 'torch.func and forward-mode derivatives need reference'
+        reason = None if named else faster[name].automatic(args[0])
+        return reason or faster[name].supports(*args, **kwargs)
 
     @wraps(reference)
     def call(*args, backend: str | None = None, **kwargs):
-        name = _check(backend) or forced_backend()
-        # Where a backend has no form of this operator there is nothing to
-        # insist on: the operator runs as it would without a choice.
-        if name in forms:
-            reason = forms[name].supports(*args, **kwargs)
+        name = _checked(backend, 'backend') or forced_backend()
+        # What torch.jit records shall mean the same everywhere, and count
+        # the operations of the equations.
+        if name == 'reference' or torch.jit.is_tracing():
+            return reference(*args, **kwargs)
+        if name is not None:
+            if name not in faster:
+                reason = f'it has {", ".join((*order, "reference"))} only'
+            else:
+                reason = why_not(name, True, args, kwargs)
             if reason is not None:
                 raise RuntimeError(
-                    f"backend '{name}' cannot run {reference.__name__}: "
-                    f'{reason}'
+                    f"backend '{name}' cannot run {name_of}: {reason}"
                 )
-            return forms[name].run(*args, **kwargs)
-        for name, form in forms.items():
-            if form.automatic:
-                reason = form.supports(*args, **kwargs)
-            else:
-                reason = 'runs only where it is named'
+            return faster[name].run(*args, **kwargs)
+        for name in order:
+            reason = why_not(name, False, args, kwargs)
             if reason is None:
-                return form.run(*args, **kwargs)
-            _LOGGER.debug('%s: not %s: %s', reference.__name__, name, reason)
-        raise AssertionError('the reference form takes everything')
+                return faster[name].run(*args, **kwargs)
+            if not is_compiling():
+                _LOGGER.debug('%s: not %s: %s', name_of, name, reason)
+        return reference(*args, **kwargs)
 
-    call.backends = tuple(forms)
+    call.backends = (*order, 'reference')
     return call
 
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Insist on one backend inside a ``with`` block.
+    """Insist on one form inside a ``with`` block, in every thread.
 
     Takes precedence over ``MMRFA_BACKEND``; the former choice is restored on
-    exit, also after an exception.
+    exit, also after an exception. Programs recorded by ``torch.jit.trace``
+    hold the reference form all the same.
 
     Args:
         name (str | None): one of ``mmrfa.ops.BACKENDS``; None lets every
@@ -100,27 +119,28 @@ def use_backend(name: str | None) -> Iterator[None]:
     Raises:
         InputError: unknown name.
     """
-    token = _FORCED.set(_check(name) or 'auto')
+    global _forced
+    before = _forced
+    _forced = _checked(name, 'backend'), 'backend'
     try:
         yield
     finally:
-        _FORCED.reset(token)
+        _forced = before
 
 
 def forced_backend() -> str | None:
-    """The backend insisted on by ``use_backend`` or ``MMRFA_BACKEND``."""
-    name = _FORCED.get()
-    if name is None:
-        name = _check(
-            os.environ.get('MMRFA_BACKEND') or None,
-            'environment variable MMRFA_BACKEND',
-        )
-    return None if name == 'auto' else name
+    """The form insisted on by ``use_backend`` or ``MMRFA_BACKEND``."""
+    return _checked(*_forced)
 
 
-def _check(name: str | None, what: str = 'backend') -> str | None:
-    if name is not None and name not in BACKENDS:
+def _checked(name: str | None, what: str) -> str | None:
+    if name is None or name in BACKENDS:
+        return name
+    if name in _FORMER:
         raise InputError(
-            f'{what}: expected one of {", ".join(BACKENDS)}, got {name!r}'
+            f"{what}: '{name}' is called '{_FORMER[name]}' now, on every "
+            'device'
         )
-    return name
+    raise InputError(
+        f'{what}: expected one of {", ".join(BACKENDS)}, got {name!r}'
+    )

@@ -13,25 +13,17 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmrfa.utils.paper_tables import paper_table
+from mmrfa.results.published import paper_table
+from mmrfa.results.zoo import TAGS, variant
 
 FOLDER = Path(__file__).parents[2] / 'configs/imagenet'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py'))
-OPERATORS = {
-    'rfa': 'RFAConv',
-    'rfcbam': 'RFCBAMConv',
-    'rfca': 'RFCAConv',
-    'cam': 'CAMConv',
-    'cbam': 'CBAMConv',
-    'ca': 'CAConv',
-    'aw': 'AWConv',
-}
+OPERATORS = {tag: operator for operator, tag in TAGS.items()}
 IN1K, CLOTHING = '4xb32-100e_in1k', '1xb32-30e_clothing10'
+TABLE = paper_table('imagenet')
 PUBLISHED = {
-    f'resnet{row["model"].removeprefix("ResNet-")}'
-    + next((f'-{k}' for k, v in OPERATORS.items() if v == row['conv']), '')
-    + f'_{IN1K}': row
-    for row in paper_table('imagenet').rows
+    variant(TABLE.configs[row['model']], row['conv']): row
+    for row in TABLE.rows
 }
 OURS = {f'resnet{x}_{IN1K}' for x in ('18-aw', '50', '50-rfa', '101')} | {
     f'resnet101-{x}_{IN1K}' for x in ('rfa', 'aw')

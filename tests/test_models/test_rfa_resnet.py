@@ -9,27 +9,16 @@ from mmengine.registry import MODELS
 from mmseg.models.backbones import ResNet, ResNetV1c
 from torch import nn
 
+from mmrfa.checkpoints.names import operators_in
 from mmrfa.errors import InputError
-from mmrfa.layers import OPERATORS, AttentionConv2d
+from mmrfa.layers import OPERATORS
 from mmrfa.models import RFAResNet, RFAResNetV1c
 
 NAMES = [operator.__name__ for operator in OPERATORS]
 DEPTHS = (18, 34, 50, 101)
 SMALL = dict(base_channels=8, stem_channels=8)
 RFA = dict(type='RFAConv')
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def operators_in(net):
-    return [
-        name
-        for name, module in net.named_modules()
-        if isinstance(module, AttentionConv2d)
-    ]
+BLOCK = dict(type='AttentionBlock', attention_conv=RFA)
 
 
 @pytest.mark.parametrize('depth', DEPTHS)
@@ -81,6 +70,20 @@ def test_stages_can_be_chosen():
     )
     stages = {key.split('.')[0] for key in operators_in(net)}
     assert stages == {'layer2', 'layer4'}
+
+
+def test_fewer_stages():
+    """The default follows num_stages."""
+    three = dict(
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(0, 1, 2),
+    )
+    net = RFAResNet(18, attention_conv=RFA, **three, **SMALL)
+    stages = {key.split('.')[0] for key in operators_in(net)}
+    assert stages == {'layer1', 'layer2', 'layer3'}
+    assert net(torch.randn(1, 3, 64, 64))[-1].shape == (1, 32, 4, 4)
 
 
 @pytest.mark.parametrize('depth', (18, 50))
@@ -160,36 +163,6 @@ def test_checkpointing_gives_the_same_gradients(depth):
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
-@pytest.mark.parametrize('depth', (18, 50))
-def test_plugins_in_turn(depth):
-    """Both of two plugins at one position act, on basic blocks as well."""
-    plugins = [
-        dict(cfg=dict(type=f'{name}Block', postfix=i), position='after_conv2')
-        for i, name in enumerate(('CAMConv', 'RFAConv'))
-    ]
-    plugins.append(
-        dict(
-            cfg=dict(type='CAConvBlock'),
-            position='after_conv1',
-            stages=(True, False, False, False),
-        )
-    )
-    net = RFAResNet(depth, plugins=plugins, **SMALL)
-    assert hasattr(net.layer1[0], 'ca_conv_block')
-    assert not hasattr(net.layer2[0], 'ca_conv_block')
-    net.init_weights()
-    x = torch.randn(1, 3, 32, 32)
-    before = net.eval()(x)[-1]
-    for key in ('cam_conv_block0', 'rfa_conv_block1'):
-        norm = getattr(net.layer1[0], key).conv.norm
-        nn.init.ones_(norm.weight)
-        norm2 = net.layer1[0].norm2 if depth < 50 else net.layer1[0].norm3
-        nn.init.ones_(norm2.weight)
-        after = net(x)[-1]
-        assert not torch.equal(after, before), key
-        before = after
-
-
 def test_zero_init_residual():
     for depth, last in ((18, 'norm2'), (50, 'norm3')):
         net = RFAResNet(depth, attention_conv=RFA, **SMALL)
@@ -222,7 +195,7 @@ def test_config_dicts_are_left_alone():
         type='RFAResNet',
         depth=50,
         attention_conv=dict(type='AWConv', activation='se'),
-        plugins=[dict(cfg=dict(type='RFAConvBlock'), position='after_conv2')],
+        plugins=[dict(cfg=BLOCK, position='after_conv2')],
         **SMALL,
     )
     text = repr(cfg)
@@ -246,11 +219,7 @@ def test_config_dicts_are_left_alone():
             r'4 entries, one per stage, got \(True, True\)',
         ),
         (
-            dict(
-                plugins=[
-                    dict(cfg=dict(type='RFAConvBlock'), position='after_conv3')
-                ]
-            ),
+            dict(plugins=[dict(cfg=BLOCK, position='after_conv3')]),
             "after_conv1 or after_conv2 .* got 'after_conv3'",
         ),
     ],
@@ -292,10 +261,13 @@ def test_ordinary_weights_fill_all_but_the_operators(tmp_path, log):
     for key, value in plain.state_dict().items():
         if not key.startswith(operators):
             assert torch.equal(own[key], value), key
+    for key in operators:  # what a plain weight would compute is another
+        assert not torch.equal(own[f'{key}.weight'], state[f'{key}.weight'])
     text = log.text
     assert f'filled: {len(plain.state_dict()) - 8} of {len(own)}' in text
     assert 'left at their initial value: 64 tensors in layer1.0.conv1' in text
-    assert 'not used: 9 tensors in layer1.0.conv1' in text
+    assert 'not used: 1 tensors in fc' in text
+    assert "'PretrainedResNet' starts from them): 8 tensors in la" in text
     assert 'layer1.0.conv1 (RFAConv) at its random initial value' in text
     operator = net.layer2[0].conv1
     assert operator.weight.std().item() == pytest.approx(
@@ -313,6 +285,40 @@ def test_own_weights_fill_everything(tmp_path, log):
         assert torch.equal(net.state_dict()[key], value), key
     assert 'left at their initial value: nothing' in log.text
     assert 'random initial value' not in log.text
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_older_names_fill_everything(name, tmp_path, log):
+    """Operators had their weight and bias in a module ``conv``."""
+    settings = dict(attention_conv=dict(type=name), **SMALL)
+    source = RFAResNet(18, **settings)
+    state = source.state_dict()
+    for key in operators_in(source):
+        for leaf in ('weight', 'bias'):
+            if f'{key}.{leaf}' in state:
+                state[f'{key}.conv.{leaf}'] = state.pop(f'{key}.{leaf}')
+    torch.save(dict(state_dict=state), tmp_path / 'old.pth')
+    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'old.pth'))
+    net = RFAResNet(18, init_cfg=init, **settings)
+    net.init_weights()
+    for key, value in source.state_dict().items():
+        assert torch.equal(net.state_dict()[key], value), key
+    assert 'left at their initial value: nothing' in log.text
+    assert 'not used: nothing' in log.text
+
+
+def test_a_failed_initialisation_keeps_the_settings(tmp_path, monkeypatch):
+    torch.save(RFAResNet(18, **SMALL).state_dict(), tmp_path / 'a.pth')
+    net = pretrained(tmp_path / 'a.pth')
+    wanted = net.init_cfg
+
+    def fail(self):
+        raise MemoryError
+
+    monkeypatch.setattr(ResNet, 'init_weights', fail)
+    with pytest.raises(MemoryError):
+        net.init_weights()
+    assert net.init_cfg == wanted
 
 
 def test_bad_checkpoints(tmp_path):

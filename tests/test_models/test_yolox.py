@@ -21,9 +21,10 @@ from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
+import mmrfa.models  # noqa: F401
+from mmrfa.checkpoints.names import operators_in
 from mmrfa.errors import InputError
-from mmrfa.layers import OPERATORS, AttentionConv2d
-from mmrfa.models.family import package_of
+from mmrfa.layers import OPERATORS
 
 REPO = Path(__file__).resolve().parents[2]
 ZOO = REPO / 'configs' / 'yolox'
@@ -72,18 +73,8 @@ def load(name: str) -> Config:
 
 def build(cfg: dict) -> nn.Module:
     need_compiled_operators()
-    import mmrfa.models.yolox  # noqa: F401
-
     with DefaultScope.overwrite_default_scope('mmdet'):
         return MODELS.build(cfg)
-
-
-def operators_in(net: nn.Module) -> dict[str, AttentionConv2d]:
-    return {
-        name: module
-        for name, module in net.named_modules()
-        if isinstance(module, AttentionConv2d)
-    }
 
 
 def places(inner: str = '') -> list[str]:
@@ -266,8 +257,8 @@ def test_names_in_checkpoints():
         'num_batches_tracked',
     ]
     operator = [
-        'conv.weight',
-        'conv.bias',
+        'weight',
+        'bias',
         'attn.weight',
         'feature.weight',
         *(f'norm.{key}' for key in norm),
@@ -284,12 +275,12 @@ def test_names_in_checkpoints():
         for key in operator[:4]
     }
     assert shapes == {
-        'conv.weight': (48, 24, 3, 3),
-        'conv.bias': (48,),
+        'weight': (48, 24, 3, 3),
+        'bias': (48,),
         'attn.weight': (216, 1, 1, 1),
         'feature.weight': (216, 1, 3, 3),
     }
-    key = 'backbone.stage1.0.depthwise_conv.conv.conv.weight'
+    key = 'backbone.stage1.0.depthwise_conv.conv.weight'
     assert separable[key].shape == (16, 1, 3, 3)
 
 
@@ -430,27 +421,6 @@ def python(*command: object) -> subprocess.CompletedProcess:
     )
 
 
-def test_without_compiled_operators():
-    """The rest of the models works, a YOLOX config says what is missing."""
-    # The original mmseg needs them itself, so that none of the rest works.
-    forks = package_of('mmseg') == 'onedl-mmsegmentation'
-    done = python(
-        '-c',
-        'import sys\n'
-        "sys.modules['mmcv._ext'] = None\n"
-        f'{"import mmrfa.models" if forks else ""}\n'
-        'from mmrfa.utils.cli import run_tool\n'
-        'from mmrfa.utils.config import load_config\n'
-        f'path = {str(ZOO / "yolox_s-rfa_8xb8-300e_coco.py")!r}\n'
-        'sys.exit(run_tool(lambda: load_config(path)))\n',
-    )
-    assert done.returncode == 2, done.stderr
-    assert 'Traceback' not in done.stderr
-    (line,) = [s for s in done.stderr.splitlines() if s.startswith('error')]
-    assert 'needs the compiled operators of mmcv' in line
-    assert ('`make ops`' if forks else 'mmcv==2.1.0') in line
-
-
 def shrink(cfg: Config) -> Config:
     """Small images, few of them, one process; the config otherwise."""
     side = 160
@@ -519,47 +489,3 @@ def test_trains_on_bccd(data_root, monkeypatch, tmp_path):
     result = json.loads(log.read_text().splitlines()[-1])
     assert 0 <= result['coco/bbox_mAP'] <= 1
     assert 0 <= score <= 1
-
-
-@pytest.fixture
-def costs_tool():
-    path = REPO / 'tools' / 'analysis_tools' / 'yolox_costs.py'
-    spec = importlib.util.spec_from_file_location('yolox_costs', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_table_in_the_readme(costs_tool, monkeypatch):
-    """Recomputed: nano, the published rows, the parameters of all."""
-    need_compiled_operators()
-    text = (ZOO / 'README.md').read_text(encoding='utf-8')
-    written = costs_tool.BLOCK.search(text)[0].splitlines()[1:-1]
-    large = [row for row in written if re.match(r'\| YOLOX-(tiny|s) ', row)]
-    monkeypatch.setattr(costs_tool, 'SIZES', ('nano',))
-    rest = [row for row in written if row not in large]
-    assert costs_tool.table().splitlines() == rest
-    assert len(large) == 6
-    for row in large:
-        model, conv, params, _ = (c.strip() for c in row[1:-1].split('|'))
-        short = {'plain': '', 'RFAConv': '-rfa', 'RFCAConv': '-rfca'}[conv]
-        size = model.removeprefix('YOLOX-')
-        net = build(load(f'yolox_{size}{short}_8xb8-300e_coco').model)
-        count = sum(p.numel() for p in net.parameters())
-        assert params.split()[0] == f'{count / 1e6:.3f}'
-
-
-def test_table_is_written(costs_tool, monkeypatch, tmp_path):
-    monkeypatch.setattr(costs_tool, 'table', lambda: '| new |')
-    page = tmp_path / 'page.md'
-    page.write_text('a\n<!-- costs -->\nold\n<!-- end of costs -->\nb\n')
-    costs_tool.main(['--write', str(page)])
-    assert page.read_text() == (
-        'a\n<!-- costs -->\n| new |\n<!-- end of costs -->\nb\n'
-    )
-    page.write_text('no marks')
-    for path in (page, tmp_path / 'none.md'):
-        with pytest.raises(InputError, match=f'--write {path}: '):
-            costs_tool.main(['--write', str(path)])
-    assert page.read_text() == 'no marks'
-    assert not (tmp_path / 'none.md').exists()

@@ -44,7 +44,7 @@ def batch_norm(y, p, name, training, eps=1e-5):
 
 def weighted_sum(y, p, groups):
     """The last convolution, on (N, C, K, Ho, Wo)."""
-    weight = p['conv.weight']
+    weight = p['weight']
     out, per_group = weight.shape[0], weight.shape[1]
     weight = weight.reshape(out, per_group, -1)
     result = np.zeros((y.shape[0], out, *y.shape[3:]))
@@ -52,7 +52,7 @@ def weighted_sum(y, p, groups):
         first = o // (out // groups) * per_group
         part = y[:, first : first + per_group]
         result[:, o] = np.einsum('nctab,ct->nab', part, weight[o])
-    bias = p.get('conv.bias')
+    bias = p.get('bias')
     return result if bias is None else result + bias[:, None, None]
 
 
@@ -198,18 +198,18 @@ def aw(x, p, m):
     for name in ('squeeze', 'expand'):
         a = np.einsum('oc,ncij->noij', p[f'{name}.weight'][..., 0, 0], a)
         a = np.maximum(batch_norm(a, p, f'{name}_norm', m.training), 0)
-    out, inside = p['conv.weight'].shape[:2]
+    out, inside = p['weight'].shape[:2]
     maps = len(p['fan_out.bias']) // out
     result = []
     for n in range(len(x)):
-        weight = np.empty_like(p['conv.weight'])
+        weight = np.empty_like(p['weight'])
         for o in range(out):
             for i in range(inside):
                 q = o * maps + i * maps // inside
                 gate = a[n, o] * p['fan_out.weight'].ravel()[q]
                 gate = sigmoid(gate + p['fan_out.bias'][q])
-                weight[o, i] = p['conv.weight'][o, i] * gate
-        result.append(plain(x[n : n + 1], {**p, 'conv.weight': weight}, m))
+                weight[o, i] = p['weight'][o, i] * gate
+        result.append(plain(x[n : n + 1], {**p, 'weight': weight}, m))
     return np.concatenate(result)
 
 

@@ -1,7 +1,14 @@
 """Choosing a backend, and being told why not."""
 
-import pytest
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+import torch
+
+import mmrfa.layers
 import mmrfa.ops
 from mmrfa.errors import InputError
 from mmrfa.ops import BACKENDS, dispatch, forced_backend, use_backend
@@ -11,13 +18,13 @@ from mmrfa.ops import BACKENDS, dispatch, forced_backend, use_backend
 def double(monkeypatch):
     """An operator with a form that takes positive numbers only."""
     monkeypatch.setattr(dispatch, 'BACKENDS', ('fast', 'reference'))
-    monkeypatch.delenv('MMRFA_BACKEND', raising=False)
+    monkeypatch.setattr(dispatch, '_forced', (None, 'backend'))
 
     def twice(x):
         """Double x."""
         return 'reference', 2 * x
 
-    fast = dispatch.Backend(
+    fast = dispatch.Form(
         lambda x: ('fast', x + x),
         lambda x: None if x > 0 else f'needs x > 0, got {x}',
     )
@@ -51,28 +58,52 @@ def test_use_backend_nests_and_is_restored(double):
     assert double(1) == ('fast', 2)
 
 
-def test_environment_variable(double, monkeypatch):
-    monkeypatch.setenv('MMRFA_BACKEND', 'reference')
-    assert double(1) == ('reference', 2)
-    with use_backend('fast'):
-        assert double(1) == ('fast', 2)
-    monkeypatch.setenv('MMRFA_BACKEND', 'nonsense')
-    with pytest.raises(InputError, match='variable MMRFA_BACKEND: expected'):
-        double(1)
+def test_every_thread_is_told(double):
+    with use_backend('reference'), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(double, 1).result() == ('reference', 2)
 
 
-def test_backend_without_a_form_of_the_operator(monkeypatch):
+@pytest.mark.parametrize(
+    ('name', 'answer'),
+    [
+        ('fused', 'fused\n'),
+        ('nonsense', 'MMRFA_BACKEND: expected one of compiled, fused, refer'),
+        ('cpu', "MMRFA_BACKEND: 'cpu' is called 'compiled' now"),
+        ('triton', "MMRFA_BACKEND: 'triton' is called 'compiled' now"),
+    ],
+)
+def test_environment_variable(name, answer):
+    code = 'from mmrfa.ops import forced_backend; print(forced_backend())'
+    found = subprocess.run(
+        [sys.executable, '-c', code],
+        env=os.environ | dict(MMRFA_BACKEND=name),
+        capture_output=True,
+        text=True,
+    )
+    assert answer in found.stdout + found.stderr
+
+
+def test_backend_without_such_a_form(monkeypatch):
+    """Insisting means insisting."""
     monkeypatch.setattr(dispatch, 'BACKENDS', ('fast', 'reference'))
-    only = dispatch.operator(lambda x: x)
+
+    def only(x):
+        return x
+
+    operator = dispatch.operator(only)
+    assert operator(3) == 3
     with use_backend('fast'):
-        assert only(3) == 3
+        with pytest.raises(RuntimeError, match='only: it has reference only'):
+            operator(3)
 
 
 def test_a_form_that_is_not_automatic(monkeypatch):
     """Runs where it is named, and there alone."""
     monkeypatch.setattr(dispatch, 'BACKENDS', ('fast', 'reference'))
-    monkeypatch.delenv('MMRFA_BACKEND', raising=False)
-    shy = dispatch.Backend(lambda x: 'fast', lambda x: None, automatic=False)
+    monkeypatch.setattr(dispatch, '_forced', (None, 'backend'))
+    shy = dispatch.Form(
+        lambda x: 'fast', lambda x: None, lambda x: 'it is shy'
+    )
     call = dispatch.operator(lambda x: 'reference', fast=shy)
     assert call(1) == 'reference'
     assert call(1, backend='fast') == 'fast'
@@ -80,8 +111,17 @@ def test_a_form_that_is_not_automatic(monkeypatch):
         assert call(1) == 'fast'
         with use_backend(None):
             assert call(1) == 'reference'
-    monkeypatch.setenv('MMRFA_BACKEND', 'fast')
-    assert call(1) == 'fast'
+
+
+def test_compilers_watch_the_choice():
+    """A change of it is not lost in what was compiled before."""
+    layer = mmrfa.layers.RFAConv(2, 2, 3).double()
+    compiled = torch.compile(layer, fullgraph=True, backend='eager')
+    x = torch.randn(1, 2, 5, 5).double()
+    with use_backend(None):
+        torch.testing.assert_close(compiled(x), layer(x))
+    with use_backend('compiled'), pytest.raises(Exception, match='float64'):
+        compiled(x)
 
 
 def test_real_operators_have_a_reference():
@@ -92,7 +132,7 @@ def test_real_operators_have_a_reference():
 
 
 def test_reference_can_be_named(monkeypatch):
-    monkeypatch.delenv('MMRFA_BACKEND', raising=False)
+    monkeypatch.setattr(dispatch, '_forced', (None, 'backend'))
     assert forced_backend() is None
     with use_backend('reference'):
         assert forced_backend() == 'reference'

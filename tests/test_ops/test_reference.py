@@ -8,7 +8,7 @@ from test_ops.oracles import ORACLES
 from torch import nn
 
 import mmrfa.layers
-from mmrfa.ops import receptive_field, spread, use_backend
+from mmrfa.ops import Window, receptive_field, spread, use_backend
 
 # kernel, stride, dilation, padding, groups, height, width
 GEOMETRIES = [
@@ -72,8 +72,8 @@ def test_rfa_by_hand():
         )
         layer.feature.weight.copy_(torch.eye(9).view(9, 1, 3, 3))
         layer.norm.eps = 0.0
-        layer.conv.weight.fill_(1)
-        layer.conv.bias.fill_(0.25)
+        layer.weight.fill_(1)
+        layer.bias.fill_(0.25)
     x = torch.arange(1.0, 10, dtype=torch.float64).view(1, 1, 3, 3)
     # The mean of the window is 5, so the scores are t * log 2 and the
     # weights 2^t / (2^9 - 1); the features are the pixels t + 1.
@@ -90,7 +90,7 @@ def test_rfa_softmax_survives_large_scores():
 def test_mean_counts_padding():
     """At a corner 4 of 9 taps are inside; the mean divides by 9."""
     x = torch.ones(1, 1, 3, 3)
-    field = receptive_field(x, (3, 3), (1, 1), (1, 1), (1, 1))
+    field = receptive_field(x, Window((3, 3), padding=(1, 1)))
     assert field[0, 0, :, 0, 0].mean().item() == pytest.approx(4 / 9)
 
 

@@ -4,6 +4,7 @@
 It takes a tenth of a second and more for every tile, hence the small cases.
 """
 
+import contextlib
 import copy
 import importlib.util
 import json
@@ -11,25 +12,421 @@ import os
 import subprocess
 import sys
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 from test_ops import test_backends
-from torch.utils.checkpoint import checkpoint
+from test_ops.test_primitives import as_tuple, compare, op, plain, tensors
 
 from mmrfa.layers import RFAConv, RFCAConv, RFCBAMConv
-from mmrfa.ops import (
-    native_reference,
-    triton_configs,
-    triton_conv,
-    triton_launch,
-    triton_ops,
-    use_backend,
-)
+from mmrfa.ops import Conv, Window, use_backend
+from mmrfa.ops.primitives import gpu
+from mmrfa.ops.primitives.gpu import conv, features, launch, moments, rules
+from mmrfa.testing import simulated_gpu
 
 ROOT = Path(__file__).parents[2]
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+on_gpu = pytest.mark.skipif(DEVICE == 'cpu', reason='needs a CUDA device')
+simulated = pytest.mark.skipif(DEVICE == 'cuda', reason='CUDA is there')
+pytestmark = pytest.mark.usefixtures('triton')
+WINDOWS = {
+    'square': Window((3, 3), (1, 1), (1, 1), (1, 1)),
+    'dilated': Window((2, 3), (2, 2), (2, 1), (2, 1)),
+    'flat': Window((1, 3), (1, 2), (0, 2), (1, 2)),
+    'point': Window((1, 1), (1, 1), (0, 0), (1, 1)),
+    'large': Window((4, 3), (3, 2), (2, 3), (1, 1)),
+}
+FLAT = WINDOWS['flat']
+LAYOUTS = {
+    'first': torch.contiguous_format,
+    'last': torch.channels_last,
+}
+# What rf_conv makes of the features; attention by either way to the sum.
+FORMS = ['chip', 'memory', 'unfold', 'positions', 'lines']
+NAMES = ['rf_channel_pool', 'rf_line_pool', 'rf_moments']
+TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
+every_layout = pytest.mark.parametrize('layout', LAYOUTS)
+every_form = pytest.mark.parametrize('form', FORMS + NAMES)
+
+
+@pytest.fixture(autouse=True)
+def device(triton):
+    """The kernels run on this CPU, or on the GPU that is there."""
+    with simulated_gpu() if DEVICE == 'cpu' else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def way(request, monkeypatch):
+    """Take the way that the form names, where it can be taken."""
+    named = 'form' in request.fixturenames
+    form = request.getfixturevalue('form') if named else None
+    if form in ('chip', 'memory'):
+
+        def ways(of, last):
+            many = of.window.taps > conv.MOST_TAPS or last.groups > 1
+            return ('memory',) if many else (form,)
+
+        monkeypatch.setattr(conv, 'ways', ways)
+
+
+def inputs(
+    form,
+    window=FLAT,
+    dtype=torch.float32,
+    layout='first',
+    shape=(2, 3, 5, 4),
+    outputs=3,
+    groups=1,
+):
+    """Name and arguments of a primitive, tensors with gradients."""
+
+    def some(*sizes):
+        return torch.randn(sizes, device=DEVICE)
+
+    images, channels = shape[:2]
+    taps, (kh, kw) = window.taps, window.kernel_size
+    x = some(*shape).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+    learned = some(channels, taps, taps), some(channels, taps)
+    geometry = [list(pair) for pair in window]
+    if form in NAMES:
+        name = form
+        args = [x, *(() if form == 'rf_moments' else learned), *geometry]
+    else:
+        name = 'rf_conv'
+        height, width = window.out_size(x)
+        gain = some(channels, taps) if form in ('chip', 'memory') else None
+        gates = [None] * 4
+        if form == 'positions':
+            gates[0] = some(images, channels)
+            gates[1] = some(images, taps, height, width)
+        if form == 'lines':
+            gates[2] = some(images, channels, kh, height)
+            gates[3] = some(images, channels, kw, width)
+        last = some(outputs, channels // groups, kh, kw), some(outputs)
+        args = [x, gain, *learned, *last, *gates, *geometry[1:]]
+        args += [groups, form == 'unfold']
+    for tensor in tensors(args):
+        tensor.requires_grad_()
+    return name, args
+
+
+def check(*args, tolerance=1e-5, **kwargs):
+    """Outputs and gradients against the plain form in float64."""
+    compare(*inputs(*args, **kwargs), tolerance)
+
+
+# The primitives against plain PyTorch in float64 ---------------------------
+
+
+WINDOWS_AND_LAYOUTS = [
+    ('square', 'last'),
+    ('dilated', 'first'),
+    ('dilated', 'last'),
+    ('flat', 'first'),
+    ('flat', 'last'),
+    ('point', 'first'),
+    ('point', 'last'),
+    ('large', 'first'),
+]
+
+
+@pytest.mark.parametrize(
+    ('form', 'window', 'layout'),
+    [
+        (form, window, layout)
+        for form in ('chip', 'memory', 'unfold', 'rf_moments')
+        for window, layout in WINDOWS_AND_LAYOUTS
+        if (form, window) != ('chip', 'large')  # takes fewer taps
+    ]
+    + [('memory', 'large', 'last')],
+)
+def test_windows(form, window, layout):
+    """Every kernel, one after the other."""
+    shape = (1 if window == 'large' else 2, 3, 5, 4)
+    check(form, WINDOWS[window], layout=layout, shape=shape)
+
+
+@every_layout
+@pytest.mark.parametrize(
+    'form', ['positions', 'lines', 'rf_channel_pool', 'rf_line_pool']
+)
+def test_gates_and_pools(form, layout):
+    """With rows and columns of taps, which must not be confused."""
+    check(form, WINDOWS['dilated'], layout=layout)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_groups_without_bias(form):
+    name, args = inputs(form, groups=3, layout='last')
+    args[5] = None
+    compare(name, args, 1e-5)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
+@every_form
+def test_half_precision_and_channels_last(form, dtype):
+    name, args = inputs(form, dtype=dtype, layout='last')
+    compare(name, args, TOLERANCE[dtype])
+    assert args[0].grad.is_contiguous(memory_format=torch.channels_last)
+    if form in FORMS:
+        y = op(name)(*args)
+        assert y.dtype == dtype
+        assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ('form', 'layout'),
+    [
+        ('chip', 'last'),
+        ('memory', 'last'),
+        ('memory', 'first'),
+        ('unfold', 'last'),
+        ('rf_moments', 'first'),
+    ],
+)
+def test_several_tiles(form, layout):
+    """More positions, channels and outputs than a tile has of each."""
+    window = Window((1, 3), (1, 1), (0, 1), (1, 1))
+    channels = 66 if (form, layout) == ('unfold', 'last') else 40
+    channels = 9 if layout == 'first' else channels
+    check(form, window, shape=(2, channels, 7, 6), outputs=70, layout=layout)
+
+
+@every_form
+def test_a_sum_in_pieces(form, monkeypatch):
+    """Many programs share a sum."""
+    monkeypatch.setitem(launch.SHORTEST_SPANS, 'last', 7)
+    _, (x, *_) = inputs(form, layout='last')
+    assert launch.pieces(x, 30, 100) == (14, 3)
+    check(form, layout='last')
+
+
+@every_form
+def test_wide_offsets(form, monkeypatch):
+    for module in (conv, features, moments):
+        monkeypatch.setattr(module, 'is_wide', lambda *tensors: True)
+    check(form)
+
+
+def test_what_is_wide():
+    small = torch.empty(2, 3, 4, 5, device='meta')
+    large = torch.empty(2, 2**15, 2**15, 2, device='meta')
+    assert not launch.is_wide(small)
+    assert launch.is_wide(small, large)
+    assert launch.is_wide(small.as_strided((2, 2), (2**31, 1)))
+
+
+@every_form
+def test_strided_input_and_gradient(form):
+    name, args = inputs(form)
+    args[0] = torch.randn(2, 3, 5, 8, device=DEVICE)[..., ::2]
+    found = []
+    for x in args[0], args[0].contiguous():
+        x = x.detach().requires_grad_()
+        y = as_tuple(op(name)(x, *args[1:]))[0]
+        # of an expanded tensor, all strides zero
+        found.append([y, *torch.autograd.grad(y.sum(), x)])
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b)
+
+
+@every_form
+def test_no_image(form):
+    """A process without data takes part: no gradient, moments of zero."""
+    name, args = inputs(form, shape=(0, 3, 5, 4))
+    found = as_tuple(op(name)(*args))
+    for a, b in zip(found, as_tuple(plain(name)(*args)), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        assert not a.any()
+    sum(a.sum() for a in found if a.requires_grad).backward()
+    for tensor in tensors(args):
+        assert tensor.grad.shape == tensor.shape and not tensor.grad.any()
+
+
+@every_form
+def test_opcheck(form):
+    """Fakes and schemas, of the gradients' operators too."""
+    name, args = inputs(form, layout='last' if form == 'lines' else 'first')
+    utils = 'test_schema', 'test_faketensor', 'test_aot_dispatch_dynamic'
+    torch.library.opcheck(op(name), args, test_utils=utils)
+    found = as_tuple(op(name)(*args))
+    grads = [torch.randn_like(a) for a in found if a.requires_grad]
+    args = [a.detach() if torch.is_tensor(a) else a for a in args]
+    if name == 'rf_conv':
+        del args[5]  # the bias
+    if name == 'rf_moments':
+        args.insert(1, found[0].detach())
+    if name == 'rf_channel_pool':
+        grads.append(found[2])
+    backward = op(f'{name}_backward')
+    torch.library.opcheck(backward, (*grads, *args), test_utils=utils[:2])
+
+
+# Values that are hard to take ----------------------------------------------
+
+
+def test_statistics_far_from_zero():
+    """A mean 1000 times the deviation costs none of the variance's digits."""
+    x = torch.randn(2, 3, 5, 4, device=DEVICE) + 1000
+    window = Window((2, 1))
+    _, covariance = op('rf_moments')(x, *window)
+    _, exact = plain('rf_moments')(x, *window)
+    torch.testing.assert_close(covariance, exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('window', 'pixel'),
+    [
+        (Window((1, 1), (2, 2)), (1, 2)),
+        (Window((1, 1), (2, 2), (1, 1)), (2, 1)),
+        (Window((2, 2), (3, 3)), (4, 2)),
+        (Window((1, 1), (3, 1), (4, 0)), (0, 1)),
+    ],
+    ids=str,
+)
+def test_pixels_that_no_window_samples_have_no_part(window, pixel):
+    x = torch.randn(2, 3, 5, 4, device=DEVICE)
+    expected = op('rf_moments')(x, *window)
+    x[(..., *pixel)] = float('nan')
+    found = op('rf_moments')(x.requires_grad_(), *window)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    torch.autograd.backward(found, [torch.randn_like(a) for a in found])
+    assert x.grad.isfinite().all()
+    assert not x.grad[(..., *pixel)].any()
+
+
+@pytest.mark.parametrize('form', ['chip', 'memory'])
+@pytest.mark.parametrize('sign', [1, -1])
+def test_large_scores_do_not_overflow(form, sign):
+    name, args = inputs(form)
+    args[0] = sign * 1e3 * args[0].detach().abs()
+    torch.testing.assert_close(op(name)(*args), plain(name)(*args))
+
+
+@pytest.mark.parametrize('form', [*FORMS, *NAMES[:2]])
+def test_nan_stays(form):
+    name, args = inputs(form, WINDOWS['point'])
+    nan = args[0].detach() * float('nan')
+    for found in as_tuple(op(name)(nan, *args[1:]))[:2]:
+        assert found.isnan().all()
+
+
+def test_seven_taps_a_side():
+    """Forward alone: the other kernels take 4x3 taps by the same loops."""
+    case = dict(shape=(1, 2, 5, 4), outputs=1)
+    name, args = inputs('memory', Window((7, 7), (3, 3), (2, 3)), **case)
+    y, exact = op(name)(*args), plain(name)(*args)
+    torch.testing.assert_close(y, exact, rtol=1e-4, atol=1e-4)
+
+
+# What is refused ------------------------------------------------------------
+
+WRONG = {
+    'x': (0, torch.Tensor.double, 'needs float32, float16 or bfloat16'),
+    'image': (0, lambda x: x[0], 'expected x of shape'),
+    'small x': (0, lambda x: x[..., :0], 'the dilated kernel'),
+    'gain': (1, torch.Tensor.half, 'gain to be torch.float32'),
+    'feature weight': (2, lambda v: v[1:], 'feature_weight of shape'),
+    'feature shift': (3, lambda b: b[0], 'feature_shift of shape'),
+    'weight': (4, torch.Tensor.half, 'weight to be torch.float32'),
+    'wide weight': (4, lambda w: w.repeat(1, 2, 1, 1), 'weight of shape'),
+    'bias': (5, lambda b: b.repeat(2), 'bias of shape'),
+    'half a pair': (6, lambda _: torch.rand(2, 3), 'both gates of a pair'),
+    'stride': (10, lambda _: [0, 1], 'stride to be two numbers from 1'),
+    'padding': (11, lambda _: [0, -1], 'padding to be two numbers from 0'),
+    'dilation': (12, lambda _: [1, 0], 'dilation to be two numbers from 1'),
+    'groups': (13, lambda _: 2, 'groups that divide the channels'),
+    'both': (14, lambda _: True, 'no gain with unfold'),
+}
+
+
+@pytest.mark.parametrize('case', WRONG)
+def test_wrong_arguments_are_named(case):
+    """Nothing is read as what it is not."""
+    index, change, message = WRONG[case]
+    name, args = inputs('memory')
+    args[index] = change(args[index])
+    with torch.no_grad(), pytest.raises(RuntimeError, match=message):
+        op(name)(*args)
+
+
+def test_refusals_are_one_sentence():
+    f32 = torch.float32
+    assert gpu.unsupported(f32, FLAT) is None
+    wide = gpu.unsupported(f32, Window((1, 8)))
+    assert wide == 'needs a kernel of at most 7x7, got 1x8'
+    double = RFAConv(2, 2, 3).to(DEVICE).double()
+    x = torch.randn(1, 2, 8, 8, device=DEVICE)
+    dtypes = 'needs float32, float16 or bfloat16, got torch.float64'
+    with use_backend('compiled'), pytest.raises(RuntimeError, match=dtypes):
+        double(x.double())
+
+
+def test_missing_or_old_triton_is_named(monkeypatch):
+    assert gpu.unavailable() is None
+    monkeypatch.setattr(metadata, 'version', lambda name: '3.1.0')
+    assert rules._old_triton() == 'needs triton 3.7 or newer, got 3.1.0'
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        metadata.Distribution, 'discover', lambda **kw: iter(())
+    )
+    assert rules._old_triton() == 'triton is not installed; pip install triton'
+
+
+# The simulation -------------------------------------------------------------
+
+
+@simulated
+def test_simulation_ends(monkeypatch):
+    """Blocks may be nested; an error ends them too. Nothing is printed."""
+    name, args = inputs('rf_moments')
+    started = []
+    monkeypatch.setattr(
+        launch, 'start', lambda kernel, arguments: started.append(kernel)
+    )
+    with simulated_gpu():
+        op(name)(*args)
+    op(name)(*args)  # in the fixture's block
+    assert started == ['outer_sums'] * 2
+    monkeypatch.setattr(gpu, 'interpreted', lambda: False)
+    with pytest.raises(RuntimeError, match='needs TRITON_INTERPRET=1'):
+        with simulated_gpu():
+            pass
+    code = """
+import torch
+from mmrfa.ops import Window
+from mmrfa.ops.primitives import gpu, rf_moments
+from mmrfa.testing import simulated_gpu
+
+window = Window((1, 1))
+x = torch.ones(1, 1, 2, 2)
+for _ in range(2):
+    try:
+        with simulated_gpu():
+            rf_moments(x.half(), window)
+            1 / 0
+    except ZeroDivisionError:
+        assert not gpu.simulated
+    rf_moments(x, window)
+try:
+    rf_moments(x.half(), window)
+except RuntimeError as error:
+    assert 'CPU' in str(error)
+"""
+    run = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (run.returncode, run.stderr) == (0, '')
+
+
+# The layers against the reference ------------------------------------------
+
 LAYERS = {
     'RFAConv': RFAConv,
     'unfold': partial(RFAConv, mode='unfold'),
@@ -37,162 +434,82 @@ LAYERS = {
     'RFCAConv': RFCAConv,
 }
 every_layer = pytest.mark.parametrize('layer', LAYERS.values(), ids=LAYERS)
-pytestmark = pytest.mark.usefixtures('triton')
-on_gpu = pytest.mark.skipif(DEVICE == 'cpu', reason='needs a CUDA device')
-# kernel, stride, padding, dilation of (2, 3, 5, 4)
-GEOMETRIES = [
-    ((3, 3), (1, 1), (1, 1), (1, 1)),
-    ((3, 3), (2, 2), (2, 1), (2, 1)),
-    ((1, 3), (1, 2), (0, 2), (1, 2)),
-    ((1, 1), (1, 1), (0, 0), (1, 1)),
-    ((4, 3), (3, 2), (2, 3), (1, 1)),
-]
-LAYOUTS = {
-    'first': torch.contiguous_format,
-    'last': torch.channels_last,
+# (N, C, O, H, W), kernel, stride, padding, dilation, groups
+CASES = {
+    'dilated': ((1, 2, 4, 5, 4), 2, 2, 2, 2, 2),
+    'flat': ((2, 8, 4, 4, 8), (1, 3), 1, (0, 1), 1, 1),
 }
-every_layout = pytest.mark.parametrize('layout', LAYOUTS)
-every_geometry = pytest.mark.parametrize('geometry', GEOMETRIES, ids=str)
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
-# The operators against plain PyTorch in float64 ----------------------------
-
-
-def inputs(geometry, dtype=torch.float32, layout='first'):
-    taps = geometry[0][0] * geometry[0][1]
-    x = torch.randn(2, 3, 5, 4).to(DEVICE, dtype)
+@every_layer
+@pytest.mark.parametrize(
+    ('case', 'training', 'dtype', 'layout'),
+    [
+        ('dilated', True, torch.float32, 'first'),
+        ('flat', False, torch.float16, 'first'),
+        ('flat', True, torch.bfloat16, 'last'),
+    ],
+    ids=str,
+)
+def test_layers(layer, case, training, dtype, layout):
+    case = CASES[case]
+    module = test_backends.make(layer, case, training).to(DEVICE)
+    n, c, _, height, width = case[0]
+    x = torch.randn(n, c, height, width, device=DEVICE)
     x = x.contiguous(memory_format=LAYOUTS[layout])
-    parameters = [torch.randn(3, taps, device=DEVICE) for _ in range(2)]
-    weight = torch.randn(3, taps, taps, device=DEVICE)
-    found = x, parameters[0], weight, parameters[1]
-    return [tensor.requires_grad_() for tensor in found]
+    test_backends.compare(module, x, 'compiled', dtype)
 
 
-def plain_conv(*args):
-    *tensors, stride, padding, dilation, groups, unfold = args
-    rest = (None, None, stride, padding, dilation, groups, unfold)
-    return native_reference.rf_conv(*tensors, *rest)
+def test_autocast_reaches_the_kernels(monkeypatch):
+    module = RFAConv(3, 2, (1, 3)).to(DEVICE)
+    x = torch.randn(2, 3, 3, 5, device=DEVICE)
+    start, seen = launch.start, set()
+
+    def watched(kernel, arguments):
+        seen.add(arguments['x'].dtype)
+        start(kernel, arguments)
+
+    monkeypatch.setattr(launch, 'start', watched)
+    with use_backend('compiled'), torch.autocast(DEVICE, torch.bfloat16):
+        y = module(x)
+        assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert seen == {torch.bfloat16}
 
 
-def compare(name, args, tolerance):
-    """Outputs and gradients, relative to the largest exact value."""
-    run, plain = dict(
-        features=(triton_ops.rf_features, native_reference.rf_weighted),
-        moments=(triton_ops.rf_moments, native_reference.rf_moments),
-        conv=(triton_conv.rf_conv, plain_conv),
-    )[name]
-    wide = [
-        a.detach().double().requires_grad_() if torch.is_tensor(a) else a
-        for a in args
-    ]
-    ours, exact = run(*args), plain(*wide)
-    ours = ours if isinstance(ours, tuple) else (ours,)
-    exact = exact if isinstance(exact, tuple) else (exact,)
-    grads = [torch.randn_like(b) for b in exact]
-    torch.autograd.backward(ours, [g.to(a.dtype) for g, a in zip(grads, ours)])
-    torch.autograd.backward(exact, grads)
-    pairs = list(zip(ours, exact, strict=True))
-    tensors = [(a, b) for a, b in zip(args, wide) if torch.is_tensor(a)]
-    pairs += [(a.grad, b.grad) for a, b in tensors]
-    assert len(pairs) > len(ours)
-    for a, b in pairs:
-        assert a.shape == b.shape
-        assert (a - b).norm() <= tolerance * b.norm() + 1e-6
-    assert tensors[0][0].grad.stride() == tensors[0][0].stride()
-    return ours[0]
+def test_compile_keeps_the_function():
+    """With the backend that checks graphs but needs no compiler."""
+    module = RFCAConv(3, 2, (1, 3)).to(DEVICE)
+    x = torch.randn(2, 3, 3, 5, device=DEVICE)
+    twin = copy.deepcopy(module)
+    with use_backend('compiled'):
+        expected = module(x)
+        compiled = torch.compile(twin, backend='aot_eager', fullgraph=True)
+        torch.testing.assert_close(compiled(x), expected)
 
 
-@every_geometry
-@pytest.mark.parametrize('attends', [True, False], ids=['attends', 'plain'])
-def test_features(geometry, attends):
-    args = inputs(geometry, layout='last' if attends else 'first')
-    args[1] = args[1] if attends else None
-    compare('features', (*args, *geometry), TOLERANCE[torch.float32])
-
-
-def conv_inputs(geometry, dtype=torch.float32, layout='first', groups=1):
-    taps = torch.randn(3, 3 // groups, *geometry[0], device=DEVICE)
-    bias = torch.randn(3, device=DEVICE)
-    found = *inputs(geometry, dtype, layout), taps, bias
-    found = [tensor.detach().requires_grad_() for tensor in found]
-    return (*found, *geometry[1:], groups, False)
-
-
-@pytest.mark.parametrize('geometry', GEOMETRIES[:4], ids=str)
-def test_conv_on_the_chip(geometry, monkeypatch):
-    monkeypatch.setattr(triton_conv, 'ways', lambda *args: ('chip',))
-    args = conv_inputs(geometry)
-    compare('conv', args, TOLERANCE[torch.float32])
-
-
-@every_geometry
-@every_layout
-def test_conv_through_memory(geometry, layout, monkeypatch):
-    monkeypatch.setattr(triton_conv, 'ways', lambda *args: ('memory',))
-    args = conv_inputs(geometry, layout=layout)
-    compare('conv', args, TOLERANCE[torch.float32])
-
-
-@every_geometry
-@every_layout
-def test_unfold(geometry, layout):
-    x, _, weight, shift = inputs(geometry, layout=layout)
-    args = (x, None, weight, shift, *geometry, True)
-    compare('features', args, TOLERANCE[torch.float32])
-
-
-@pytest.mark.parametrize('groups', [1, 3])
-def test_conv_unfolded(groups):
-    x, _, *rest = conv_inputs(GEOMETRIES[2], groups=groups)
-    args = (x, None, *rest[:-1], True)
-    compare('conv', args, TOLERANCE[torch.float32])
-
-
-def test_conv_with_groups_and_without_bias():
-    *tensors, bias, stride, padding, dilation, groups, unfold = conv_inputs(
-        GEOMETRIES[2], groups=3
-    )
-    args = (*tensors, None, stride, padding, dilation, groups, unfold)
-    compare('conv', args, TOLERANCE[torch.float32])
-
-
-def test_conv_of_several_tiles():
-    """More positions, channels and outputs than one tile has of each."""
-    kind = dict(device=DEVICE)
-    x = torch.randn(2, 40, 7, 6, **kind)
-    x = x.contiguous(memory_format=torch.channels_last)
-    gain, shift = (torch.randn(40, 3, **kind) for _ in range(2))
-    weight = torch.randn(40, 3, 3, **kind)
-    taps, bias = torch.randn(70, 40, 1, 3, **kind), torch.randn(70, **kind)
-    tensors = [
-        tensor.requires_grad_()
-        for tensor in (x, gain, weight, shift, taps, bias)
-    ]
-    args = (*tensors, (1, 1), (0, 1), (1, 1), 1, False)
-    for tile in ('conv', 'conv_weight', 'conv_input'):
-        for sizes in triton_configs.configs(tile, True, 3, True):
-            assert 84 > sizes['BLOCK_P'] or tile == 'conv'
-            assert 40 > sizes['BLOCK_C']
-    y = compare('conv', args, TOLERANCE[torch.float32])
-    assert y.is_contiguous(memory_format=torch.channels_last)
+# Which way and which tile ---------------------------------------------------
 
 
 def test_ways(monkeypatch):
     """On the chip: no groups, few taps, and no float32 outside of tests."""
-    x = torch.empty(1, 4, 8, 8, dtype=torch.bfloat16)
-    three, five = (torch.empty(4, 4, k, k) for k in (3, 5))
     both = ('chip', 'memory')
-    for simulated in (True, False):
+    for simulates in (True, False):
         monkeypatch.setattr(
-            triton_launch, 'interpreted', lambda simulated=simulated: simulated
+            launch, 'interpreted', lambda simulates=simulates: simulates
         )
-        assert triton_conv.ways(x, three, 1, False) == both
-        assert triton_conv.ways(x, three, 1, True) == ('memory',)
-        assert triton_conv.ways(x, three, 2, False) == ('memory',)
-        assert triton_conv.ways(x, five, 1, False) == ('memory',)
-        wanted = both if simulated else ('memory',)
-        assert triton_conv.ways(x.float(), three, 1, False) == wanted
+        for kernel, groups, gain, dtype, expected in [
+            (3, 1, True, torch.bfloat16, both),
+            (3, 1, False, torch.bfloat16, ('memory',)),
+            (3, 2, True, torch.bfloat16, ('memory',)),
+            (5, 1, True, torch.bfloat16, ('memory',)),
+            (3, 1, True, torch.float32, both if simulates else ('memory',)),
+        ]:
+            x = torch.empty(1, 4, 8, 8, dtype=dtype)
+            of = features.Features(
+                x, None, None, Window((kernel, kernel)), x if gain else None
+            )
+            assert conv.ways(of, Conv(x, None, groups)) == expected
 
 
 def test_fastest_way_is_measured_once(monkeypatch):
@@ -206,19 +523,19 @@ def test_fastest_way_is_measured_once(monkeypatch):
         return {'slow': 2.0, 'fast': 1.0}[timed[-1]]
 
     def chosen(key):
-        return triton_conv.fastest(choices, key)()
+        return conv.fastest(choices, key)()
 
-    monkeypatch.setattr(triton_conv, 'chosen', {})
-    monkeypatch.setattr(triton_launch, 'device_seconds', clock)
+    monkeypatch.setattr(conv, 'chosen', {})
+    monkeypatch.setattr(launch, 'device_seconds', clock)
     monkeypatch.setattr(
         torch.cuda, 'is_current_stream_capturing', lambda: False
     )
     names = 'slow', 'large', 'fast'
     choices = {name: lambda name=name: name for name in names}
-    monkeypatch.setattr(triton_launch, 'interpreted', lambda: True)
+    monkeypatch.setattr(launch, 'interpreted', lambda: True)
     assert chosen('key') == 'slow'
     assert not timed
-    monkeypatch.setattr(triton_launch, 'interpreted', lambda: False)
+    monkeypatch.setattr(launch, 'interpreted', lambda: False)
     assert chosen('key') == chosen('key') == 'fast'
     assert timed == list(names)
     torch.use_deterministic_algorithms(True)
@@ -229,350 +546,26 @@ def test_fastest_way_is_measured_once(monkeypatch):
 
 
 @every_layout
-@pytest.mark.parametrize(
-    'dtype', [torch.float32, torch.float16, torch.bfloat16], ids=str
-)
-def test_layouts_and_dtypes(layout, dtype):
-    geometry = GEOMETRIES[2]
-    args = (*inputs(geometry, dtype, layout), *geometry)
-    y = compare('features', args, TOLERANCE[dtype])
-    assert y.dtype == dtype
-    # A convolution on it needs no copy: taps or positions come last.
-    flat = (
-        y.flatten(1, 2)
-        if layout == 'first'
-        else (y.transpose(1, 2).flatten(1, 2))
-    )
+def test_features_in_memory_need_no_copy(layout):
+    """For the last sum: taps or positions come last."""
+    _, (x, _, weight, shift, *_) = inputs('memory', layout=layout)
+    y = features.weighted(features.Features(x, weight, shift, FLAT))
+    flat = y if layout == 'first' else y.transpose(1, 2)
+    flat = flat.flatten(1, 2)
     assert flat.data_ptr() == y.data_ptr()
     assert flat.is_contiguous(memory_format=LAYOUTS[layout])
-    x = args[0].detach().requires_grad_()
-    compare('moments', (x, *geometry), TOLERANCE[dtype])
 
 
-@every_geometry
-def test_moments(geometry):
-    x = inputs(geometry, layout='first')[0]
-    compare('moments', (x, *geometry), TOLERANCE[torch.float32])
-
-
-def test_statistics_far_from_zero():
-    """A mean 1000 times the deviation costs none of the variance's digits."""
-    x = inputs(GEOMETRIES[0])[0].detach() + 1000
-    geometry = ((2, 1), (1, 1), (0, 0), (1, 1))
-    _, covariance = triton_ops.rf_moments(x, *geometry)
-    _, exact = native_reference.rf_moments(x, *geometry)
-    torch.testing.assert_close(covariance, exact, rtol=1e-4, atol=1e-5)
-
-
-def test_seven_taps_a_side():
-    """Forward alone: the other kernels take 4x3 taps by the same loops."""
-    x = torch.randn(1, 2, 5, 4, device=DEVICE)
-    gain = torch.randn(2, 49, device=DEVICE)
-    weight = torch.randn(2, 49, 49, device=DEVICE)
-    args = (x, gain, weight, gain, (7, 7), (3, 3), (2, 3), (1, 1))
-    y, exact = (
-        triton_ops.rf_features(*args),
-        native_reference.rf_weighted(*args),
-    )
-    torch.testing.assert_close(y, exact, rtol=1e-4, atol=1e-4)
-
-
-def test_a_sum_in_pieces(monkeypatch):
-    """Many programs share a sum; equal inputs give equal gradients."""
-    monkeypatch.setitem(triton_launch.SHORTEST_SPANS, 'last', 3)
-    args = (*inputs(GEOMETRIES[2], layout='last'), *GEOMETRIES[2])
-    assert triton_launch.pieces(args[0], 30, 100)[1] == 10
-    compare('features', args, TOLERANCE[torch.float32])
-    x = args[0].detach().requires_grad_()
-    compare('moments', (x, *GEOMETRIES[2]), TOLERANCE[torch.float32])
-    args = conv_inputs(GEOMETRIES[2], layout='last')
-    compare('conv', args, TOLERANCE[torch.float32])
-
-
-def test_wide_offsets(monkeypatch):
-    for module in (triton_ops, triton_conv):
-        monkeypatch.setattr(module, 'is_wide', lambda *tensors: True)
-    tolerance = TOLERANCE[torch.float32]
-    args = (*inputs(GEOMETRIES[2]), *GEOMETRIES[2])
-    compare('features', args, tolerance)
-    x = args[0].detach().requires_grad_()
-    compare('moments', (x, *GEOMETRIES[2]), tolerance)
-    args = conv_inputs(GEOMETRIES[2])
-    compare('conv', args, tolerance)
-    x, _, *rest = conv_inputs(GEOMETRIES[2])
-    compare('conv', (x, None, *rest[:-1], True), tolerance)
-
-
-def test_what_is_wide():
-    small = torch.empty(2, 3, 4, 5, device='meta')
-    large = torch.empty(2, 2**15, 2**15, 2, device='meta')
-    assert not triton_launch.is_wide(small)
-    assert triton_launch.is_wide(small, large)
-    assert triton_launch.is_wide(small.as_strided((2, 2), (2**31, 1)))
-
-
-def test_strided_input_and_gradient():
-    geometry = GEOMETRIES[2]
-    args = inputs(geometry)
-    wide = torch.randn(2, 3, 5, 8, device=DEVICE)
-    x = wide[..., ::2].requires_grad_()
-    y = triton_ops.rf_features(x, *args[1:], *geometry)
-    expected = triton_ops.rf_features(x.contiguous(), *args[1:], *geometry)
-    torch.testing.assert_close(y, expected)
-    (dx,) = torch.autograd.grad(y.sum(), x)  # expanded, all strides zero
-    (exact,) = torch.autograd.grad(expected.sum(), x)
-    torch.testing.assert_close(dx, exact)
-
-
-def test_opcheck():
-    geometry = GEOMETRIES[2]
-    x, gain, weight, shift = inputs(geometry, layout='last')
-    lists = list(map(list, geometry))
-    opcheck = torch.library.opcheck
-    opcheck(triton_ops.rf_moments, (x, *lists))
-    opcheck(triton_ops.rf_features, (x, gain, weight, shift, *lists))
-    opcheck(triton_ops.rf_features, (x, None, weight, shift, *lists))
-    opcheck(triton_ops.rf_features, (x, None, weight, shift, *lists, True))
-    x, gain, weight, shift, taps, bias, *rest = conv_inputs(geometry)
-    rest = (*map(list, rest[:3]), 1)
-    opcheck(
-        triton_conv.rf_conv,
-        (x, gain, weight, shift, taps, bias, *rest, False),
-    )
-    opcheck(
-        triton_conv.rf_conv, (x, None, weight, shift, taps, None, *rest, True)
-    )
-
-
-@pytest.mark.parametrize('sign', [1, -1])
-def test_large_scores_do_not_overflow(sign):
-    x, gain, weight, shift = inputs(GEOMETRIES[2])
-    args = (sign * 1e3 * x.detach().abs(), gain, weight, shift)
-    y = triton_ops.rf_features(*args, *GEOMETRIES[2])
-    exact = native_reference.rf_weighted(*args, *GEOMETRIES[2])
-    torch.testing.assert_close(y, exact)
-
-
-def test_nan_stays():
-    x, gain, weight, shift = inputs(GEOMETRIES[3])
-    nan = x.detach() * float('nan')
-    y = triton_ops.rf_features(nan, gain, weight, shift, *GEOMETRIES[3])
-    assert y.isnan().all()
-
-
-# The layers against the reference ------------------------------------------
-
-# (N, C, O, H, W), kernel, stride, padding, dilation, groups
-CASES = {
-    'dilated': ((1, 2, 4, 5, 4), 3, 2, 2, 2, 2),
-    'wide': ((2, 3, 2, 3, 5), (1, 3), 1, (0, 1), 1, 1),
-    'square': ((1, 2, 3, 4, 4), 3, 1, 1, 1, 1),
-}
-
-
-@every_layer
-@pytest.mark.parametrize(
-    ('case', 'mode'),
-    [('dilated', 'train'), ('wide', 'cumulative'), ('square', 'eval')],
-)
-def test_matches_reference(layer, case, mode):
-    test_backends.check(
-        layer, CASES[case], mode, 'triton', torch.float32, DEVICE
-    )
-
-
-@every_layer
-@pytest.mark.parametrize(
-    ('dtype', 'layout'),
-    [
-        (torch.float32, 'last'),
-        (torch.float16, 'first'),
-        (torch.bfloat16, 'last'),
-    ],
-    ids=str,
-)
-def test_layers_by_dtype_and_layout(layer, dtype, layout):
-    case = ((2, 8, 4, 6, 12), (1, 3), 1, (0, 1), 1, 1)
-    module = test_backends.make(layer, case, True).to(DEVICE)
-    x = torch.randn(2, 8, 6, 12, device=DEVICE)
-    x = x.contiguous(memory_format=LAYOUTS[layout])
-    test_backends.compare(module, x, 'triton', dtype)
-
-
-def test_five_taps_a_side():
-    case = ((1, 2, 3, 5, 6), 5, 2, 2, 1, 1)
-    test_backends.check(RFAConv, case, 'eval', 'triton', torch.float32, DEVICE)
-
-
-def small(layer, training=True):
-    module = test_backends.make(layer, CASES['wide'], training).to(DEVICE)
-    n, c, _, *size = CASES['wide'][0]
-    return module, torch.randn(n, c, *size, device=DEVICE)
-
-
-@every_layer
-def test_keeps_only_the_input_for_backward(layer):
-    module, x = small(layer)
-    x.requires_grad_()
-    kept = []
-
-    def pack(tensor):
-        kept.append(tensor.shape)
-        return tensor
-
-    with use_backend('triton'):
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            module(x)
-    assert x.shape in kept
-    assert max(shape.numel() for shape in kept) == x.numel()
-
-
-@every_layer
-def test_input_modified_in_place_is_refused(layer):
-    module, leaf = small(layer, training=layer is not RFAConv)
-    x = leaf.requires_grad_() * 2
-    with use_backend('triton'):
-        y = module(x)
-    with torch.no_grad():
-        x.add_(1)
-    with pytest.raises(RuntimeError, match='in-?place'):
-        y.sum().backward()
-
-
-def test_deepcopy_checkpoint_and_autocast(monkeypatch):
-    module, x = small(RFAConv, training=False)
-    x.requires_grad_()
-    with use_backend('triton'):
-        expected = copy.deepcopy(module)(x)
-        got = checkpoint(module, x, use_reentrant=False)
-        torch.testing.assert_close(got, expected)
-        (gradient,) = torch.autograd.grad(got.sum(), x)
-        (direct,) = torch.autograd.grad(expected.sum(), x)
-        torch.testing.assert_close(gradient, direct)
-        start, seen = triton_launch.start, set()
-
-        def watched(kernel, arguments):
-            seen.add(arguments['x'].dtype)
-            start(kernel, arguments)
-
-        monkeypatch.setattr(triton_launch, 'start', watched)
-        with torch.autocast(DEVICE, torch.bfloat16):
-            mixed = module(x)
-        assert seen == {torch.bfloat16}
-        assert mixed.dtype == torch.bfloat16
-        mixed.float().sum().backward()
-    assert (mixed - expected).norm() < 0.05 * expected.norm()
-    assert (x.grad - direct).norm() < 0.1 * direct.norm()
-
-
-@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
-def test_double_backward(training):
-    module, x = small(RFAConv, training)
-    found = []
-    for name, dtype in (('reference', torch.float64), ('triton', None)):
-        twin = copy.deepcopy(module).to(dtype)
-        y = x.to(dtype).requires_grad_()
-        with use_backend(name):
-            loss = twin(y).pow(2).sum()
-        (gradient,) = torch.autograd.grad(loss, y, create_graph=True)
-        gradient.pow(2).sum().backward()
-        found.append([y.grad, twin.weight.grad, twin.feature.weight.grad])
-    for exact, ours in zip(*found):
-        assert (ours - exact).abs().max() <= 1e-3 * exact.abs().max() + 1e-6
-
-
-@pytest.mark.parametrize('layer', [RFAConv, RFCAConv])
-def test_compile_keeps_the_function(layer):
-    """With the backend that checks graphs but needs no compiler."""
-    module, x = small(layer)
-    twin = copy.deepcopy(module)
-    with use_backend('triton'):
-        expected = module(x)
-        got = torch.compile(twin, backend='aot_eager')(x)
-        torch.testing.assert_close(got, expected)
-        expected.sum().backward()
-        got.sum().backward()
-    for a, b in zip(twin.parameters(), module.parameters()):
-        torch.testing.assert_close(a.grad, b.grad)
-    for a, b in zip(twin.buffers(), module.buffers()):
-        torch.testing.assert_close(a, b)
-
-
-# Where it runs -------------------------------------------------------------
-
-
-@every_layer
-def test_runs_only_where_named(layer, monkeypatch):
-    monkeypatch.delenv('MMRFA_BACKEND', raising=False)
-    # In float16, which no other compiled form takes.
-    module, x = small(layer, training=False)
-    module, x = module.half(), x.half()
-    started = []
-    monkeypatch.setattr(
-        triton_launch,
-        'start',
-        lambda kernel, arguments: started.append(kernel),
-    )
-    with torch.no_grad():
-        module(x)
-        assert not started
-        with use_backend('triton'):
-            module(x)
-        assert started
-        started.clear()
-        monkeypatch.setenv('MMRFA_BACKEND', 'triton')
-        module(x)
-        assert started
-
-
-def refusal(layer, x):
-    with use_backend('triton'), pytest.raises(RuntimeError) as error:
-        layer(x)
-    return str(error.value).partition(': ')[2]
-
-
-def test_refusals_are_one_sentence(monkeypatch):
-    x = torch.randn(1, 2, 8, 8, device=DEVICE)
-    layer = RFAConv(2, 2, 3).to(DEVICE)
-    dtypes = 'needs float32, float16 or bfloat16, got torch.float64'
-    assert refusal(copy.deepcopy(layer).double(), x.double()) == dtypes
-    large = RFAConv(2, 2, (1, 8)).to(DEVICE)
-    assert refusal(large, x) == 'needs a kernel of at most 7x7, got 1x8'
-    assert refusal(layer, x[:0]) == 'needs at least one image'
-    synced = RFAConv(2, 2, 3, norm_cfg=dict(type='SyncBN')).to(DEVICE).eval()
-    assert refusal(synced, x) == 'needs nn.BatchNorm2d, got SyncBatchNorm'
-    monkeypatch.setattr(triton_launch, 'interpreted', lambda: False)
-    said = refusal(layer.cpu(), x.cpu())
-    assert said.startswith('needs a CUDA tensor, got one on cpu')
-    assert 'TRITON_INTERPRET=1' in said
-
-
-def test_missing_or_old_triton_is_named(monkeypatch):
-    import triton
-
-    unavailable = triton_launch.unavailable.__wrapped__
-    assert unavailable() is None
-    monkeypatch.setattr(triton, '__version__', '3.1.0')
-    assert unavailable() == 'needs triton 3.7 or newer, got 3.1.0'
-    monkeypatch.setitem(sys.modules, 'triton', None)
-    said = unavailable()
-    assert 'triton does not import' in said and 'pip install' in said
-
-
-def test_importing_mmrfa_does_not_import_triton():
-    code = "import sys, mmrfa.layers; sys.exit('triton' in sys.modules)"
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
-
-
-# Without a GPU: machine code -----------------------------------------------
+# Without a GPU: machine code ------------------------------------------------
 
 
 def test_every_kernel_compiles_without_spills(tmp_path):
     """In another process: this one has the interpreter's kernels.
 
-    In CI all that the committed table has, elsewhere one of every tile.
+    In CI all that the committed table has, elsewhere one of every tile with
+    short addresses.
     """
-    everything = os.environ.get('MMRFA_REQUIRE_TRITON') == '1'
+    everything = os.environ.get('MMRFA_REQUIRE_KERNELS') == '1'
     script = ROOT / 'benchmarks/triton_resources.py'
     out = tmp_path / 'resources'
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
@@ -602,8 +595,9 @@ def test_every_kernel_compiles_without_spills(tmp_path):
     assert len(tiles(found)) > 60
     assert tiles(found) == tiles(committed)
     ours = {
-        (kernel, str([positions, channels, *outputs]), str(warps), most > 9)
-        for (kernel, _), by_taps in triton_configs.TILES.items()
+        (name, str([positions, channels, *outputs]), str(warps), most > 9)
+        for name, kernel in launch.kernels().items()
+        for by_taps in (kernel.first or {}, kernel.last)
         for most, choices in by_taps.items()
         for positions, channels, warps, *outputs in choices
     }
@@ -630,14 +624,14 @@ def benchmark(*arguments):
     )
 
 
-@pytest.mark.skipif(DEVICE == 'cuda', reason='CUDA is there')
+@simulated
 def test_benchmark_needs_a_gpu():
     run = benchmark()
     assert run.returncode == 1
     assert run.stderr == 'error: needs a CUDA device, torch finds none\n'
 
 
-@pytest.mark.skipif(DEVICE == 'cuda', reason='simulates the kernels')
+@simulated
 def test_benchmark_in_small(tmp_path):
     run = benchmark('--dry-run', '--out', tmp_path / 'out')
     assert run.returncode == 0, run.stderr
@@ -645,7 +639,7 @@ def test_benchmark_in_small(tmp_path):
     assert results['summary'].keys() == {'inference', 'training'}
     (case,) = [c for c in results['layers'] if c['operator'] == 'RFAConv']
     for name in 'inference', 'training':
-        assert case[name].keys() == {'plain', 'reference', 'fused', 'triton'}
+        assert case[name].keys() == {'plain', 'reference', 'fused', 'compiled'}
         assert all(spent > 0 for spent in case[name].values())
         assert f'## Layers, {name}' in (tmp_path / 'out.md').read_text()
     assert (tmp_path / 'out.png').stat().st_size > 1000
@@ -661,14 +655,8 @@ def test_benchmark_in_small(tmp_path):
 @every_layer
 @every_layout
 @pytest.mark.parametrize('size', ['even', 'odd'])
-@pytest.mark.parametrize('way', ['chip', 'memory'])
-def test_on_the_device_at_working_size(layer, layout, size, way, monkeypatch):
-    ways = triton_conv.ways
-    monkeypatch.setattr(
-        triton_conv,
-        'ways',
-        lambda *args: (way,) if way in ways(*args) else ways(*args),
-    )
+@pytest.mark.parametrize('form', ['chip', 'memory'])
+def test_on_the_device_at_working_size(layer, layout, size, form):
     case = {
         'even': ((4, 64, 64, 28, 28), 3, 1, 1, 1, 1),
         'odd': ((3, 40, 70, 29, 27), 3, 2, 1, 1, 1),
@@ -677,7 +665,7 @@ def test_on_the_device_at_working_size(layer, layout, size, way, monkeypatch):
     n, c, _, *image = case[0]
     x = torch.randn(n, c, *image, device=DEVICE)
     x = x.contiguous(memory_format=LAYOUTS[layout])
-    test_backends.compare(module, x, 'triton', torch.bfloat16)
+    test_backends.compare(module, x, 'compiled', torch.bfloat16)
 
 
 @on_gpu
@@ -688,7 +676,7 @@ def test_cuda_graph(layer):
     module = layer(64, 64, 3, padding=1).to(**kind)
     captured, x = (torch.randn(4, 64, 28, 28, **kind) for _ in range(2))
     twin = copy.deepcopy(module)
-    with use_backend('triton'):
+    with use_backend('compiled'):
         torch.cuda.make_graphed_callables(module, (captured.requires_grad_(),))
         twin.load_state_dict(module.state_dict())  # its capture moved them
         found, expected = [], []
@@ -703,10 +691,30 @@ def test_cuda_graph(layer):
 
 
 @on_gpu
+@every_layer
+def test_runs_only_where_named(layer, monkeypatch):
+    module = layer(2, 2, 3).to(DEVICE)
+    x = torch.randn(1, 2, 8, 8, device=DEVICE)
+    start, started = launch.start, []
+
+    def watched(kernel, arguments):
+        started.append(kernel)
+        start(kernel, arguments)
+
+    monkeypatch.setattr(launch, 'start', watched)
+    with use_backend(None):
+        module(x)
+    assert not started
+    with use_backend('compiled'):
+        module(x)
+    assert started
+
+
+@on_gpu
 def test_memory_kept_on_the_device():
     x = torch.randn(8, 64, 56, 56, device=DEVICE, requires_grad=True)
     module = RFAConv(64, 64, 3, padding=1).to(DEVICE)
-    with use_backend('triton'):
+    with use_backend('compiled'):
         module(x).sum().backward()  # tunes
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()

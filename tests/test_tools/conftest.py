@@ -1,26 +1,14 @@
 """Calling the tools in this process; a run that many tests start from."""
 
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mmrfa.utils.cli import run_tool
+from mmrfa.engine.cli import run_tool
 
-from .tool_calls import TINY_SEG, TOOLS, run_script
-
-
-def forget_instances() -> None:
-    """Drop the loggers and visualizers that MMEngine keeps by name."""
-    from mmengine.utils import ManagerMixin
-
-    kinds = [ManagerMixin]
-    while kinds:
-        kind = kinds.pop()
-        kind._instance_dict.clear()
-        kinds += kind.__subclasses__()
+from .tool_calls import TINY_SEG, forget_instances, load_tool, run_script
 
 
 @pytest.fixture
@@ -33,11 +21,9 @@ def call(
     monkeypatch.delenv('MMRFA_TRUST_CHECKPOINT', raising=False)
 
     def run(tool: str, *arguments: object) -> int:
-        spec = importlib.util.spec_from_file_location('tool', TOOLS / tool)
-        module = importlib.util.module_from_spec(spec)
         forget_instances()
-        spec.loader.exec_module(module)
-        return run_tool(lambda: module.main([str(a) for a in arguments]))
+        main = load_tool(tool).main
+        return run_tool(lambda: main([str(a) for a in arguments]))
 
     yield run
     os.environ.pop('MMRFA_TRUST_CHECKPOINT', None)

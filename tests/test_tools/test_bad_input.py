@@ -3,16 +3,15 @@
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from mmrfa.errors import InputError
-from mmrfa.models.family import package_of
-from mmrfa.utils.cli import run_tool
+from mmrfa.openmmlab import package_of
 
-from .tool_calls import REPO, TINY_SEG, TOOLS, error_of, run_script
+from .tool_calls import REPO, TINY_SEG, error_of
 
 BACKBONE = 'model.backbone.'
 
@@ -236,57 +235,9 @@ def test_work_dir_is_a_file(call, capsys, tmp_path) -> None:
     assert path.read_text() == 'mine'
 
 
-@pytest.mark.parametrize(
-    ('missing', 'expected'),
-    [('mmcv._ext', '`make ops`'), ('mmdet', 'onedl-mmdetection')]
-    if package_of('mmdet') == 'onedl-mmdetection'
-    else [('mmcv._ext', 'mmcv==2.1.0'), ('mmdet', 'package mmdet')],
-)
-def test_detector_without_its_packages(tmp_path, missing, expected) -> None:
-    """As on a machine where the module is not there."""
-    tool = tmp_path / 'train.py'
-    tool.write_text(
-        f'import runpy, sys\nsys.modules[{missing!r}] = None\n'
-        f'runpy.run_path({str(TOOLS / "train.py")!r}, run_name="__main__")\n'
-    )
+def test_detector_without_its_package(fails, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, 'mmdet', None)
+    monkeypatch.delitem(sys.modules, 'mmdet.models', raising=False)
     config = REPO / 'configs/faster_rcnn_rfa_r50_coco.py'
-    done = run_script(tool, config, '--work-dir', 'work', cwd=tmp_path)
-    assert expected in error_of(done.returncode, done.stderr)
-    assert not (tmp_path / 'work').exists()
-
-
-def test_debugging_shows_the_traceback(monkeypatch, capsys) -> None:
-    def main() -> None:
-        raise InputError('a thing')
-
-    assert run_tool(main) == 2
-    assert capsys.readouterr().err == 'error: a thing\n'
-    monkeypatch.setenv('MMRFA_DEBUG', '1')
-    assert run_tool(main) == 2
-    assert 'Traceback' in capsys.readouterr().err
-
-
-def test_stopped_by_the_user(capsys) -> None:
-    def main() -> None:
-        raise KeyboardInterrupt
-
-    assert run_tool(main) == 130
-    assert 'Traceback' not in capsys.readouterr().err
-
-
-def test_defects_pass() -> None:
-    """What is no user's error keeps its traceback."""
-
-    def main() -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_tool(main)
-
-
-def test_disk_full(capsys) -> None:
-    def main() -> None:
-        raise OSError(28, 'No space left on device', 'iter_6.pth')
-
-    assert run_tool(main) == 2
-    assert 'No space left on device: iter_6.pth' in capsys.readouterr().err
+    expected = f'mmdet.models needs package {package_of("mmdet")}, which is'
+    assert expected in fails('train.py', config)

@@ -2,13 +2,20 @@
 
 import json
 import math
+import os
 import pickle
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from .tool_calls import TINY_SEG, run_script
+from mmrfa.checkpoints.reading import load_checkpoint_file
+
+from .tool_calls import TINY_SEG, TOOLS, run_script
 
 
 def losses(work_dir: Path) -> dict[int, float]:
@@ -36,12 +43,48 @@ def test_trains_from_any_folder(trained: Path) -> None:
     assert not torch.equal(first['state_dict'][name], last['state_dict'][name])
 
 
-@pytest.mark.parametrize('how', ['auto', 'file'])
+def test_own_checkpoint_needs_no_trust(trained) -> None:
+    """With log history, optimizer state and the data set's description."""
+    content = load_checkpoint_file(trained / 'iter_6.pth')
+    history = content['message_hub']['log_scalars']['train/loss']
+    assert history.data[0].shape == (6,)
+    assert math.isfinite(history.mean(6))
+    assert content['meta']['dataset_meta']['classes'][1] == 'ball'
+    assert content['optimizer']['state']
+
+
+class Cwd:
+    """Calls a harmless function when it is unpickled."""
+
+    def __reduce__(self):
+        return os.getcwd, ()
+
+
+def test_tools_pass_on_the_trust(call, trained, tmp_path, capsys) -> None:
+    content = torch.load(trained / 'iter_6.pth', weights_only=False)
+    content['meta']['code'] = Cwd()
+    path = tmp_path / 'a.pth'
+    torch.save(content, path)
+    arguments = TINY_SEG, path, '--work-dir', tmp_path / 'work'
+    assert call('test.py', *arguments) == 2
+    assert 'refused to run' in capsys.readouterr().err
+    assert call('test.py', *arguments, '--trust-checkpoint') == 0
+
+
+@pytest.mark.parametrize('how', ['auto', 'file', 'older names'])
 def test_resume_continues(call, trained, tmp_path, how) -> None:
     checkpoint = trained / 'iter_6.pth'
     if how == 'auto':
         (tmp_path / 'last_checkpoint').write_text(str(checkpoint))
-    resume = ['--resume'] + [checkpoint] * (how == 'file')
+    if how == 'older names':  # of operators, before they owned their weight
+        content = load(checkpoint)
+        content['state_dict'] = {
+            re.sub(r'(layer4\.\d\.conv1)\.(weight|bias)', r'\1.conv.\2', k): v
+            for k, v in content['state_dict'].items()
+        }
+        checkpoint = tmp_path / 'older.pth'
+        torch.save(content, checkpoint)
+    resume = ['--resume'] + [checkpoint] * (how != 'auto')
     options = ['train_cfg.max_iters=8', 'train_cfg.val_interval=100']
     status = call(
         'train.py', TINY_SEG, '--work-dir', tmp_path, *resume,
@@ -152,8 +195,19 @@ def test_slurm_starts_one_task_per_gpu(tmp_path) -> None:
 
 
 def test_tools_need_no_repository(tmp_path) -> None:
-    """The help of each tool works from another folder."""
-    for tool in ('train.py', 'test.py', 'misc/print_config.py'):
-        done = run_script(tool, '--help', cwd=tmp_path)
-        assert done.returncode == 0
-        assert '--cfg-options' in done.stdout
+    """Those in a folder too work from another one."""
+    done = run_script('misc/print_config.py', '--help', cwd=tmp_path)
+    assert done.returncode == 0
+    assert '--cfg-options' in done.stdout
+
+
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+def test_tools_need_the_package(tmp_path, tool) -> None:
+    """One line where mmrfa is not installed."""
+    path = shutil.copy(TOOLS / tool, tmp_path)
+    done = subprocess.run(
+        [sys.executable, '-I', '-S', path], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: No module named 'mmrfa'; install mmrfa")

@@ -1,8 +1,6 @@
 """A small FCN on the sample, for the tests of the tools."""
 
-custom_imports = dict(
-    imports=['mmrfa.models', 'mmrfa.datasets'], allow_failed_imports=False
-)
+custom_imports = dict(imports=['mmrfa.models'], allow_failed_imports=False)
 default_scope = 'mmseg'
 data_root = '{{$MMRFA_DATA_ROOT:data}}/VOCdevkit/VOC2012'
 backend_args = dict(backend='checked')

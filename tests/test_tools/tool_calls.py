@@ -1,9 +1,11 @@
 """Calling the tools as a user does, in a process of their own."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 REPO = Path(__file__).resolve().parents[2]
 TOOLS = REPO / 'tools'
@@ -16,6 +18,14 @@ def environment(**extra: object) -> dict[str, str]:
     path = [str(REPO), env.get('PYTHONPATH', '')]
     env['PYTHONPATH'] = os.pathsep.join(filter(None, path))
     return env | {key: str(value) for key, value in extra.items()}
+
+
+def load_tool(tool: str) -> ModuleType:
+    """``tools/TOOL`` as a module of this process."""
+    spec = importlib.util.spec_from_file_location('tool', TOOLS / tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run_script(
@@ -33,6 +43,17 @@ def run_script(
         timeout=600,
         check=False,
     )
+
+
+def forget_instances() -> None:
+    """Drop the loggers and visualizers that MMEngine keeps by name."""
+    from mmengine.utils import ManagerMixin
+
+    kinds = [ManagerMixin]
+    while kinds:
+        kind = kinds.pop()
+        kind._instance_dict.clear()
+        kinds += kind.__subclasses__()
 
 
 def error_of(status: int, stderr: str) -> str:

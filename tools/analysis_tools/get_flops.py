@@ -6,8 +6,8 @@ and output position, without its bias; matrix products likewise; an
 evaluated batch norm 2 per element, bilinear resizing 4, adaptive average
 pooling 1. Activations, softmax, other pooling, unfolding and elementwise
 arithmetic count nothing. Operators are counted in their reference form, as
-published, whatever faster form runs in practice. --paper-table counts as
-the paper did instead: batch norm 4 per element, average pooling too.
+published, whatever faster form runs in practice. The papers' networks are
+counted, as the papers count, by paper_tables.py --costs.
 """
 
 import argparse
@@ -15,11 +15,11 @@ import sys
 
 from torch import nn
 
+from mmrfa.engine.cli import add_cfg_options, parse_args, run_tool
+from mmrfa.engine.config import import_scope, load_config, require_packages
+from mmrfa.engine.run import build_model
 from mmrfa.errors import InputError
-from mmrfa.utils.cli import add_cfg_options, parse_args, run_tool
-from mmrfa.utils.config import import_scope, load_config, require_packages
-from mmrfa.utils.flops import Classifier, count, paper_comparison
-from mmrfa.utils.run import build_model
+from mmrfa.results.costs import Classifier, count
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,18 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         metavar=('H', 'W'),
         help='input size in pixels, one number for a square (default: 224)',
     )
-    parser.add_argument(
-        '--paper-table',
-        action='store_true',
-        help="count the networks of the RFAConv paper's ImageNet table, as "
-        'the paper counts, beside the published numbers; alone',
-    )
     add_cfg_options(parser)
     args = parse_args(parser, argv)
-    if args.paper_table:
-        require_packages()
-        print(paper_comparison())
-        return
     if len(args.shape) > 2 or min(args.shape) < 1:
         raise InputError(
             f'--shape: expected one or two sizes above 0, got {args.shape}'

@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from mmrfa.engine.cli import parse_args, run_tool
 from mmrfa.errors import InputError
-from mmrfa.utils.cli import run_tool
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
         help='which validation metrics, where the log has them',
     )
     parser.add_argument('--out', help='picture (default: WORK_DIR/curves.png)')
-    args = parser.parse_args(argv)
+    args = parse_args(parser, argv)
     losses, metrics = read_curves(Path(args.work_dir), args.metrics)
     out = Path(args.out or Path(args.work_dir) / 'curves.png')
     draw_curves(losses, metrics, out)
@@ -46,11 +46,11 @@ def read_curves(
         or epochs.
 
     Raises:
-        InputError: no training log in that folder.
+        InputError: no training log in that folder, or a damaged one.
     """
     files = sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True)
     for file in files:
-        records = [json.loads(line) for line in file.read_text().splitlines()]
+        records = _records(file)
         losses = [(r['step'], r['loss']) for r in records if 'loss' in r]
         if losses:
             metrics = {
@@ -62,6 +62,21 @@ def read_curves(
         f'work dir: expected */vis_data/scalars.json with losses in '
         f'{work_dir}, found {len(files)} logs without any'
     )
+
+
+def _records(file: Path) -> list[dict]:
+    lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(dict(json.loads(line)))
+        except (TypeError, ValueError) as error:
+            if number < len(lines):  # the last one may still be written
+                raise InputError(
+                    f'{file}: expected JSON in line {number}, got '
+                    f'{line[:40]!r}'
+                ) from error
+    return records
 
 
 def draw_curves(

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
+from mmrfa.engine.config import load_config
 from mmrfa.errors import InputError
-from mmrfa.utils.cli import add_config_arguments, run_tool
-from mmrfa.utils.config import load_config
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--num', type=int, default=12, help='how many images (default: 12)'
     )
-    args = parser.parse_args(argv)
+    args = parse_args(parser, argv)
     classes, palette = names_and_colours(
         load_config(args.config, args.cfg_options)
     )
@@ -56,13 +56,14 @@ def names_and_colours(config) -> tuple[list[str], list[list[int]]]:
     from mmengine.registry import DATASETS, init_default_scope
 
     init_default_scope(config.get('default_scope', 'mmseg'))
-    dataset = config.test_dataloader.dataset
-    meta = dict(getattr(DATASETS.get(dataset.type), 'METAINFO', {}))
+    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
+    kind = dataset.get('type')
+    meta = dict(getattr(DATASETS.get(str(kind)), 'METAINFO', {}))
     meta.update(dataset.get('metainfo', {}))
     if not meta.get('classes') or not meta.get('palette'):
         raise InputError(
             'test data: expected classes and a palette, as segmentation has '
-            f'them, got {dataset.type} without'
+            f'them, got {kind} without'
         )
     return meta['classes'], meta['palette']
 
@@ -82,7 +83,7 @@ def read_predictions(path: str) -> list[dict]:
     try:
         with open(path, 'rb') as file:
             results = pickle.load(file)
-    except (OSError, pickle.UnpicklingError, EOFError) as error:
+    except Exception as error:  # foreign bytes raise anything
         raise InputError(
             f'predictions: expected a file of tools/test.py --out, got {path} '
             f'({error})'
@@ -108,6 +109,9 @@ def draw(
         classes (list[str]): names.
         palette (list[list[int]]): RGB colours, 0 to 255.
         out (Path): picture to write.
+
+    Raises:
+        InputError: the photograph is not there, or none.
     """
     import matplotlib
 
@@ -122,8 +126,15 @@ def draw(
     )
     colours = np.full((256, 3), 255, np.uint8)  # white: ignored
     colours[: len(palette)] = palette
+    try:
+        image = Image.open(result['img_path']).convert('RGB')
+    except OSError as error:
+        raise InputError(
+            f'predictions: expected the image {result["img_path"]}, got: '
+            f'{error}'
+        ) from error
     panels = {
-        'image': np.asarray(Image.open(result['img_path']).convert('RGB')),
+        'image': np.asarray(image),
         'truth': colours[truth],
         'prediction': colours[prediction],
     }

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from mmrfa.datasets.sample import write_sample
-from mmrfa.utils.cli import run_tool
+from mmrfa.engine.cli import parse_args, run_tool
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
         '--size', type=int, default=96, help='height and width, in pixels'
     )
     parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args(argv)
+    args = parse_args(parser, argv)
     out = write_sample(
         args.out, args.num_train, args.num_val, args.size, args.seed
     )

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from mmrfa.utils.cli import add_config_arguments, parse_args, run_tool
-from mmrfa.utils.config import load_config
+from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
+from mmrfa.engine.config import load_config
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,12 +10,13 @@ load_from of a config.
 import argparse
 import sys
 
+from mmrfa.checkpoints.names import DEPTHS, find_prefix
+from mmrfa.checkpoints.reading import load_checkpoint_file, state_dict_of
+from mmrfa.checkpoints.writing import check_target, save
+from mmrfa.engine.cli import add_cfg_options, add_trust, parse_args, run_tool
+from mmrfa.engine.config import import_scope, load_config, require_packages
 from mmrfa.errors import InputError
-from mmrfa.utils.checkpoint import load_checkpoint_file, state_dict_of
-from mmrfa.utils.cli import add_cfg_options, add_trust, parse_args, run_tool
-from mmrfa.utils.config import load_config, require_packages
-
-DEPTHS = (18, 34, 50, 101, 152)
+from mmrfa.openmmlab import import_package
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,9 +31,16 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('src', help='checkpoint of an ordinary ResNet')
     parser.add_argument('dst', help='checkpoint to write')
-    parser.add_argument('--depth', type=int, required=True, choices=DEPTHS)
+    depths = list(DEPTHS.values())
+    parser.add_argument('--depth', type=int, required=True, choices=depths)
     parser.add_argument(
         '--attention-conv', required=True, help='an operator, as RFAConv'
+    )
+    parser.add_argument(
+        '--imports',
+        nargs='+',
+        metavar='MODULE',
+        help='modules that register operators of your own',
     )
     parser.add_argument(
         '--mode', help="of RFAConv, 'group' (its default) or 'unfold'"
@@ -66,12 +74,10 @@ def main(argv: list[str] | None = None) -> None:
     add_cfg_options(parser)
     args = parse_args(parser, argv)
     require_packages()
-    from mmrfa.convert.files import check_target, save
-    from mmrfa.convert.plain import (
-        fill_from_plain,
-        find_prefix,
-        network_settings,
-    )
+    from mmrfa.models.weights.plain import fill_from_plain, network_settings
+
+    for module in args.imports or []:
+        import_package(module)
 
     if args.batches < 1:
         raise InputError(f'--batches: expected 1 or more, got {args.batches}')
@@ -179,12 +185,11 @@ def calibrate(net: 'RFAResNet', config: 'Config', batches: int) -> None:  # noqa
     from mmengine.registry import MODELS
     from mmengine.runner import Runner
 
-    from mmrfa.convert.moments import measure
     from mmrfa.datasets import check_data_roots
-    from mmrfa.utils.config import import_scope
+    from mmrfa.models.weights.moments import measure
 
     import_scope(config)
-    check_data_roots(config, ('train',))
+    check_data_roots(config, ('train_dataloader',))
     settings = config.model.get('data_preprocessor')
     preprocessor = MODELS.build(settings or config.data_preprocessor)
     loader = Runner.build_dataloader(config.train_dataloader, seed=0)

@@ -8,9 +8,10 @@ init_cfg=dict(type='Pretrained', checkpoint='DST').
 import argparse
 import sys
 
-from mmrfa.utils.checkpoint import load_checkpoint_file, state_dict_of
-from mmrfa.utils.cli import add_trust, parse_args, run_tool
-from mmrfa.utils.config import require_packages
+from mmrfa.checkpoints.reading import load_checkpoint_file, state_dict_of
+from mmrfa.checkpoints.writing import check_target, save
+from mmrfa.engine.cli import add_trust, parse_args, run_tool
+from mmrfa.engine.config import require_packages
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,8 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     add_trust(parser)
     args = parse_args(parser, argv)
     require_packages()
-    from mmrfa.convert.authors import convert_authors
-    from mmrfa.convert.files import check_target, save
+    from mmrfa.models.authors import convert_authors
 
     check_target(args.src, args.dst)
     state = state_dict_of(load_checkpoint_file(args.src), args.src)

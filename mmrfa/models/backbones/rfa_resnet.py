@@ -1,11 +1,9 @@
 """ResNet whose 3x3 convolutions are attention convolutions."""
 
-import inspect
 import logging
 from collections.abc import Sequence
 
 import torch.utils.checkpoint as cp
-from mmcv.cnn import build_conv_layer
 from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
 from mmengine.registry import MODELS
@@ -13,44 +11,39 @@ from mmseg.models.backbones import ResNet
 from mmseg.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
+from mmrfa.checkpoints.names import operators_in
 from mmrfa.errors import InputError
-from mmrfa.layers import OPERATORS, AttentionConv2d
-from mmrfa.models.pretrained import (
-    PRETRAINED,
+from mmrfa.models.operators import build_attention_conv, check_operator
+from mmrfa.models.weights.pretrained import (
     fetch_weights,
     fill,
     fill_converted,
+    pretrained_of,
 )
-
-
-def build_attention_conv(cfg: dict, replaced: nn.Conv2d) -> AttentionConv2d:
-    """Build the operator that takes the place of a convolution.
-
-    Args:
-        cfg (dict): ``type`` and arguments of the operator.
-        replaced (nn.Conv2d): gives channels, kernel, stride, padding,
-            dilation and groups.
-
-    Returns:
-        AttentionConv2d: its last convolution has a bias, as published, also
-        where a norm layer follows, unless ``cfg`` says ``bias=False``.
-    """
-    return build_conv_layer(
-        {'bias': True, **cfg},
-        replaced.in_channels,
-        replaced.out_channels,
-        replaced.kernel_size,
-        stride=replaced.stride,
-        padding=replaced.padding,
-        dilation=replaced.dilation,
-        groups=replaced.groups,
-    )
 
 
 class _PluginsMixin:
     """Plugins of a block, one behind the other."""
 
-    make_block_plugins = Bottleneck.make_block_plugins
+    def make_block_plugins(
+        self, in_channels: int, plugins: list[dict]
+    ) -> list[str]:
+        """Make the plugins of one position; their names.
+
+        Raises:
+            InputError: a type that is not registered.
+        """
+        for plugin in plugins:
+            kind = plugin.get('type')
+            with MODELS.switch_scope_and_registry(None) as registry:
+                if isinstance(kind, str) and registry.get(kind) is None:
+                    raise InputError(
+                        'plugins: expected a registered type, such as '
+                        "AttentionBlock with attention_conv=dict(type='"
+                        f"RFAConv'), got {kind!r}"
+                    )
+        # Bound by hand: a BasicBlock is no Bottleneck.
+        return Bottleneck.make_block_plugins(self, in_channels, plugins)
 
     def forward_plugin(self, x: Tensor, plugin_names: list[str]) -> Tensor:
         """Run the plugins of one position in turn.
@@ -139,12 +132,15 @@ class RFAResNet(ResNet):
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
-        attention_conv (dict | None): the operator, ``type`` being one of
-            RFAConv, RFCBAMConv, RFCAConv, CAMConv, CBAMConv, CAConv, AWConv,
-            other keys its arguments. Its norm follows ``norm_cfg`` unless it
-            has its own. None gives a plain ResNet.
-        stage_with_attention_conv (Sequence[bool]): which stages have it, one
-            entry per stage. Defaults to all.
+        attention_conv (dict | None): the operator, ``type`` being any
+            registered one, other keys its arguments. Its norm follows
+            ``norm_cfg`` unless it has its own. It has a bias, as published,
+            unless it says ``bias=False``. (A stock ResNet with
+            ``dcn=attention_conv`` builds it without, as it does with every
+            convolution: the two do not load each other's checkpoints.) None
+            gives a plain ResNet.
+        stage_with_attention_conv (Sequence[bool] | None): which stages have
+            it, one entry per stage. None stands for all.
         init_cfg (dict | list[dict] | None): as in mmseg's ResNet. With type
             'Pretrained' the log says what was filled, what was left and what
             was not used. Type 'PretrainedResNet', with the same keys, takes
@@ -169,7 +165,7 @@ class RFAResNet(ResNet):
         self,
         depth: int,
         attention_conv: dict | None = None,
-        stage_with_attention_conv: Sequence[bool] = (True, True, True, True),
+        stage_with_attention_conv: Sequence[bool] | None = None,
         init_cfg: dict | list[dict] | None = None,
         **kwargs,
     ) -> None:
@@ -180,18 +176,22 @@ class RFAResNet(ResNet):
                 f'{", ".join(map(str, self.arch_settings))}, got {depth!r}'
             )
         stages = kwargs.get('num_stages', 4)
-        if len(stage_with_attention_conv) != stages:
+        chosen = stage_with_attention_conv
+        if chosen is None:
+            chosen = (True,) * stages
+        if len(chosen) != stages:
             raise InputError(
                 f'{name}: expected stage_with_attention_conv with {stages} '
-                f'entries, one per stage, got {stage_with_attention_conv!r}'
+                f'entries, one per stage, got {chosen!r}'
             )
         if attention_conv is not None:
             check_operator(attention_conv)
             norm_cfg = kwargs.get('norm_cfg', dict(type='BN'))
             attention_conv = {'norm_cfg': norm_cfg, **attention_conv}
+        self._fetched: dict[str, Tensor] | None = None
         # Plain values, read by make_res_layer while the base class builds.
         self.attention_conv = attention_conv
-        self.stage_with_attention_conv = tuple(stage_with_attention_conv)
+        self.stage_with_attention_conv = tuple(chosen)
         self.zero_init = (
             init_cfg is None
             and kwargs.get('pretrained') is None
@@ -211,28 +211,43 @@ class RFAResNet(ResNet):
             kwargs['attention_conv'] = self.attention_conv
         return super().make_res_layer(**kwargs)
 
+    def fetch_pretrained(self) -> None:
+        """Read the pretrained checkpoint, if any, and keep it.
+
+        For checks before a run: :meth:`init_weights` then takes what was
+        read instead of reading it again.
+
+        Raises:
+            InputError: the checkpoint cannot be had.
+        """
+        for cfg in pretrained_of(self)[-1:]:
+            self._fetched = fetch_weights(cfg['checkpoint'], cfg.get('prefix'))
+
     def init_weights(self) -> None:
         """Initialise, then fill from the pretrained checkpoint, if any.
 
         Raises:
             InputError: the checkpoint cannot be had or does not fit.
         """
-        wanted = self.init_cfg
-        cfgs = [wanted] if isinstance(wanted, dict) else list(wanted or [])
-        pretrained = [cfg for cfg in cfgs if cfg['type'] in PRETRAINED]
+        pretrained = pretrained_of(self)
         if self.is_init or not pretrained:
             super().init_weights()
             return
+        if self._fetched is None:
+            self.fetch_pretrained()
+        state, self._fetched = self._fetched, None
         kind, source = (pretrained[-1][key] for key in ('type', 'checkpoint'))
-        state = fetch_weights(source, pretrained[-1].get('prefix'))
-        self.init_cfg = [cfg for cfg in cfgs if cfg['type'] not in PRETRAINED]
-        super().init_weights()
-        self.init_cfg = wanted
+        wanted = self.init_cfg
+        cfgs = [wanted] if isinstance(wanted, dict) else wanted
+        self.init_cfg = [cfg for cfg in cfgs if cfg not in pretrained]
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = wanted
         if kind == 'PretrainedResNet':
             fill_converted(self, state, source)
         else:
-            fill(self, state, source)
-            self._warn_of_frozen_operators(state)
+            self._warn_of_frozen_operators(fill(self, state, source))
         if hasattr(self, '_params_init_info'):
             update_init_info(self, f'{kind} from {source}')
 
@@ -244,21 +259,20 @@ class RFAResNet(ResNet):
         super().train(mode)
         return self
 
-    def _warn_of_frozen_operators(self, state: dict[str, Tensor]) -> None:
+    def _warn_of_frozen_operators(self, left: set[str]) -> None:
         """An operator that is neither filled nor trained stays random."""
-        for stage in range(1, self.frozen_stages + 1):
-            for name, module in getattr(self, f'layer{stage}').named_modules():
-                key = f'layer{stage}.{name}.conv.weight'
-                if isinstance(module, AttentionConv2d) and key not in state:
-                    print_log(
-                        f'frozen_stages={self.frozen_stages} keeps '
-                        f'layer{stage}.{name} ({type(module).__name__}) at '
-                        'its random initial value: leave the stage out of '
-                        'stage_with_attention_conv, or do not freeze it',
-                        logger='current',
-                        level=logging.WARNING,
-                    )
-                    return
+        frozen = tuple(f'layer{i + 1}.' for i in range(self.frozen_stages))
+        for name, operator in operators_in(self).items():
+            if name.startswith(frozen) and f'{name}.weight' in left:
+                print_log(
+                    f'frozen_stages={self.frozen_stages} keeps {name} '
+                    f'({type(operator).__name__}) at its random initial '
+                    'value: leave the stage out of '
+                    'stage_with_attention_conv, or do not freeze it',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+                return
 
 
 @MODELS.register_module()
@@ -272,22 +286,3 @@ class RFAResNetV1c(RFAResNet):
 
     def __init__(self, depth: int, **kwargs) -> None:
         super().__init__(depth, deep_stem=True, avg_down=False, **kwargs)
-
-
-def check_operator(cfg: dict) -> None:
-    """Refuse what is no operator of the family.
-
-    Args:
-        cfg (dict): value of ``attention_conv``.
-
-    Raises:
-        InputError: not a dict, or its ``type`` is another.
-    """
-    known = ', '.join(operator.__name__ for operator in OPERATORS)
-    kind = cfg.get('type') if isinstance(cfg, dict) else None
-    found = MODELS.get(kind) if isinstance(kind, str) else kind
-    if not inspect.isclass(found) or not issubclass(found, AttentionConv2d):
-        raise InputError(
-            f'attention_conv: expected a dict with type one of {known}, got '
-            f'{cfg!r}'
-        )

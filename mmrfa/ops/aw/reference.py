@@ -1,26 +1,33 @@
 """Attentional-weight convolution, as its equations read."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrfa.ops.norm import normalize
-from mmrfa.ops.receptive_field import Pair
+from mmrfa.ops.aw.pool import pool_to
+from mmrfa.ops.common.norm import ConvNorm, normalize
+from mmrfa.ops.common.taps import Conv
+from mmrfa.ops.common.window import Window, like_input
+
+
+class WeightAttention(NamedTuple):
+    """The layers of the attention with the shape of a weight.
+
+    Attributes:
+        squeeze (ConvNorm): (C/r, C, 1, 1), and BN over C/r channels.
+        expand (ConvNorm): (O, C/r, 1, 1), and BN over O channels.
+        fan_out (Conv): (O*M, 1, 1, 1), with a bias and groups = O.
+    """
+
+    squeeze: ConvNorm
+    expand: ConvNorm
+    fan_out: Conv
 
 
 def weight_attention(
-    x: Tensor,
-    squeeze: Tensor,
-    squeeze_bias: Tensor | None,
-    squeeze_norm: Callable[[Tensor], Tensor],
-    expand: Tensor,
-    expand_bias: Tensor | None,
-    expand_norm: Callable[[Tensor], Tensor],
-    fan_out: Tensor,
-    fan_out_bias: Tensor,
-    weight_shape: torch.Size,
+    x: Tensor, layers: WeightAttention, weight_shape: torch.Size
 ) -> Tensor:
     """Compute an attention map with the shape of the weight, per sample.
 
@@ -41,39 +48,40 @@ def weight_attention(
 
     Args:
         x (Tensor): (N, C, H, W).
-        squeeze (Tensor): (C/r, C, 1, 1), ``squeeze_bias`` None unless its
-            norm was folded.
-        squeeze_norm (Callable): BN over C/r channels.
-        expand (Tensor): (O, C/r, 1, 1), ``expand_bias`` likewise.
-        expand_norm (Callable): BN over O channels.
-        fan_out (Tensor): (O*M, 1, 1, 1), with ``fan_out_bias`` (O*M,).
+        layers (WeightAttention): of the attention.
         weight_shape (torch.Size): (O, I, kh, kw).
 
     Returns:
         Tensor: (N, O, I, kh, kw), values in (0, 1).
     """
-    out_channels, in_channels, kh, kw = weight_shape
-    pooled = F.adaptive_avg_pool2d(x, (kh, kw))
-    hidden = F.conv2d(pooled, squeeze, squeeze_bias)
-    hidden = F.relu(normalize(squeeze_norm, hidden))
-    hidden = F.conv2d(hidden, expand, expand_bias)
-    hidden = F.relu(normalize(expand_norm, hidden))
-    scores = F.conv2d(hidden, fan_out, fan_out_bias, groups=out_channels)
-    maps = fan_out.size(0) // out_channels
+    out_channels, in_channels, *kernel_size = weight_shape
+    hidden = pool_to(x, kernel_size)
+    for conv in (layers.squeeze, layers.expand):
+        hidden = F.conv2d(hidden, conv.weight, conv.bias)
+        hidden = F.relu(normalize(hidden, conv.norm))
+    weight, bias, groups = layers.fan_out
+    scores = F.conv2d(hidden, weight, bias, groups=groups)
+    maps = weight.size(0) // out_channels
     attention = scores.sigmoid().unflatten(1, (out_channels, maps))
-    channel = torch.arange(in_channels, device=x.device)
-    return attention[:, :, channel * maps // in_channels]
+    if in_channels % maps == 0:
+        each = attention.unsqueeze(3)
+        each = each.expand(-1, -1, -1, in_channels // maps, -1, -1)
+        return each.flatten(2, 3)
+    served = [-(-m * in_channels // maps) for m in range(maps + 1)]
+    return torch.cat(
+        [
+            attention[:, :, m : m + 1].expand(-1, -1, end - start, -1, -1)
+            for m, (start, end) in enumerate(zip(served, served[1:]))
+        ],
+        2,
+    )
 
 
 def aw_conv2d(
     x: Tensor,
-    attention_params: tuple,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int = 1,
+    attention: WeightAttention,
+    conv: Conv,
+    window: Window,
     gated: Tensor | None = None,
 ) -> Tensor:
     """Convolve every sample with its own attended weight.
@@ -84,12 +92,9 @@ def aw_conv2d(
 
     Args:
         x (Tensor): (N, C, H, W), the input of the weight attention.
-        attention_params (tuple): the arguments of :func:`weight_attention`
-            between its input and ``weight_shape``, in order.
-        weight (Tensor): (O, C / groups, kh, kw).
-        bias (Tensor | None): (O,).
-        stride, padding, dilation (tuple[int, int]): in pixels.
-        groups (int): as in ``F.conv2d``. Defaults to 1.
+        attention (WeightAttention): layers of the attention.
+        conv (Conv): the convolution, (O, C / groups, kh, kw).
+        window (Window): of the convolution.
         gated (Tensor | None): what is convolved, where activation attention
             acts as well (AW + SE, AW + CBAM); (N, C, H, W). None stands for
             ``x``.
@@ -97,20 +102,20 @@ def aw_conv2d(
     Returns:
         Tensor: (N, O, Ho, Wo).
     """
-    attention = weight_attention(x, *attention_params, weight.shape)
-    weights = (weight * attention).flatten(0, 1)
+    weight, bias, groups = conv
+    weights = weight * weight_attention(x, attention, weight.shape)
     x = x if gated is None else gated
+    _, *geometry = window
     n, c, h, w = x.shape
     if n == 0:  # no group to convolve: the empty output of the plain weight
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        return F.conv2d(x, weight, bias, *geometry, groups)
     y = F.conv2d(
         x.reshape(1, n * c, h, w),
-        weights,
+        weights.flatten(0, 1),
         None,
-        stride,
-        padding,
-        dilation,
+        *geometry,
         groups=n * groups,
     )
     y = y.view(n, weight.size(0), *y.shape[2:])
-    return y if bias is None else y + bias.to(y.dtype).view(1, -1, 1, 1)
+    y = y if bias is None else y + bias.to(y.dtype).view(1, -1, 1, 1)
+    return like_input(y, x)

@@ -1,25 +1,20 @@
 """RFAConv: receptive-field attention convolution."""
 
-from mmrfa.ops.dispatch import Backend, operator
-from mmrfa.ops.rfa import fused, fused_cpu, fused_triton, reference
+from mmrfa.ops.dispatch import Form, operator
+from mmrfa.ops.primitives.support import automatic
+from mmrfa.ops.rfa import compiled, fused, reference
 
 rfa_conv2d = operator(
     reference.rfa_conv2d,
-    cpu=Backend(fused_cpu.rfa_conv2d, fused_cpu.supports),
-    triton=Backend(
-        fused_triton.rfa_conv2d, fused_triton.supports, automatic=False
-    ),
-    fused=Backend(fused.rfa_conv2d, fused.supports),
+    fused=Form(fused.rfa_conv2d, fused.supports),
+    compiled=Form(compiled.rfa_conv2d, compiled.supports, automatic),
 )
 rfa_unfold_conv2d = operator(
     reference.rfa_unfold_conv2d,
-    cpu=Backend(fused_cpu.rfa_unfold_conv2d, fused_cpu.unfold_supports),
-    triton=Backend(
-        fused_triton.rfa_unfold_conv2d,
-        fused_triton.unfold_supports,
-        automatic=False,
+    fused=Form(fused.rfa_unfold_conv2d, fused.unfold_supports),
+    compiled=Form(
+        compiled.rfa_unfold_conv2d, compiled.unfold_supports, automatic
     ),
-    fused=Backend(fused.rfa_unfold_conv2d, fused.unfold_supports),
 )
 
 __all__ = ['rfa_conv2d', 'rfa_unfold_conv2d']

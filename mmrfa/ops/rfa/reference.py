@@ -1,92 +1,68 @@
 """Receptive-field attention convolution, as its equations read."""
 
-from collections.abc import Callable
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrfa.ops.norm import normalize
-from mmrfa.ops.receptive_field import (
-    Pair,
-    receptive_field,
-    receptive_field_features,
-    spread,
-)
-
-
-def softmax_over_taps(scores: Tensor) -> Tensor:
-    """Softmax over dim 2 of (N, C, K, Ho, Wo), half precision in float32."""
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    return scores.softmax(2, dtype=wide).to(scores.dtype)
+from mmrfa.ops.common.features import receptive_field_features
+from mmrfa.ops.common.norm import ConvNorm, normalize
+from mmrfa.ops.common.taps import Conv, softmax_over_taps
+from mmrfa.ops.common.window import Window, receptive_field, spread
 
 
 def rfa_conv2d(
     x: Tensor,
-    attn_weight: Tensor,
-    feature_weight: Tensor,
-    norm: Callable[[Tensor], Tensor],
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int = 1,
-    feature_bias: Tensor | None = None,
+    gain: Tensor,
+    feature: ConvNorm,
+    conv: Conv,
+    window: Window,
 ) -> Tensor:
     """Convolve with a weight of its own for every tap of every window.
 
-    With the receptive field U of ``mmrfa.ops.receptive_field``::
+    With the receptive field U of :func:`mmrfa.ops.receptive_field`::
 
         A[c, t] = g[c, t] * mean_t' U[c, t']        alpha = softmax_t A
         F[c, t] = ReLU(BN(sum_t' w[c, t, t'] * U[c, t']))
         out     = conv(spread(alpha * F), weight, bias), stride = kernel
 
-    Source: Zhang et al., RFAConv, arXiv:2304.03198, the grouped-convolution
-    form. Deviations: the authors' code refuses dilation, here it dilates U
-    (features and average pooling alike); ``groups`` groups the last
+    Source: Zhang et al., RFAConv, arXiv:2304.03198 (v1 of 6 April 2023; v7
+    of 28 February 2026 has another title), the grouped-convolution form.
+    Named by its formula, since numbers of equations differ between versions:
+    ``F = Softmax(g(AvgPool(X))) * ReLU(Norm(g(X)))``, both g being grouped
+    convolutions.
+    Deviations: the authors' code refuses dilation, here it dilates U
+    (features and average pooling alike); ``conv.groups`` groups the last
     convolution only.
 
     Args:
         x (Tensor): (N, C, H, W).
-        attn_weight (Tensor): g, (C*K, 1, 1, 1); row ``c * K + t``.
-        feature_weight (Tensor): w, (C*K, 1, kh, kw).
-        norm (Callable): BN over C*K channels; its mode decides which
-            statistics are used and whether they are updated.
-        weight (Tensor): (O, C / groups, kh, kw).
-        bias (Tensor | None): (O,).
-        stride, padding, dilation (tuple[int, int]): in pixels.
-        groups (int): groups of the last convolution. Defaults to 1.
-        feature_bias (Tensor | None): (C*K,), a folded norm. Defaults to None.
+        gain (Tensor): g, (C*K, 1, 1, 1); row ``c * K + t``.
+        feature (ConvNorm): w, (C*K, 1, kh, kw), and BN over C*K channels; its
+            mode decides which statistics are used and whether they move.
+        conv (Conv): the last convolution, (O, C / groups, kh, kw).
+        window (Window): of the operator.
 
     Returns:
         Tensor: (N, O, Ho, Wo), the size ``F.conv2d`` gives.
 
     Note: half-precision scores are normalised in float32.
     """
-    kernel_size = weight.shape[2:]
-    field = receptive_field(x, kernel_size, stride, padding, dilation)
-    gain = attn_weight.view(1, *field.shape[1:3], 1, 1)
-    scores = field.mean(2, keepdim=True) * gain
+    field = receptive_field(x, window)
+    scores = field.mean(2, keepdim=True)
+    scores = scores * gain.view(1, x.size(1), window.taps, 1, 1)
     alpha = softmax_over_taps(scores)
-    features = receptive_field_features(
-        x, feature_weight, feature_bias, norm, stride, padding, dilation
+    features = receptive_field_features(x, feature, window)
+    weighted = spread(alpha.to(features.dtype) * features, window.kernel_size)
+    return F.conv2d(
+        weighted,
+        conv.weight,
+        conv.bias,
+        window.kernel_size,
+        groups=conv.groups,
     )
-    weighted = spread(alpha.to(features.dtype) * features, kernel_size)
-    return F.conv2d(weighted, weight, bias, kernel_size, groups=groups)
 
 
 def rfa_unfold_conv2d(
-    x: Tensor,
-    attn_weight: Tensor,
-    norm: Callable[[Tensor], Tensor],
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int = 1,
-    attn_bias: Tensor | None = None,
+    x: Tensor, attn: ConvNorm, conv: Conv, window: Window
 ) -> Tensor:
     """Receptive-field attention on the raw patches, without learned features.
 
@@ -96,24 +72,26 @@ def rfa_unfold_conv2d(
 
     Args:
         x (Tensor): (N, C, H, W).
-        attn_weight (Tensor): v, (C*K, K, 1, 1); row ``c * K + t``.
-        norm (Callable): BN over C*K channels.
-        weight, bias, stride, padding, dilation, groups: as in
-            :func:`rfa_conv2d`.
-        attn_bias (Tensor | None): b, (C*K,).
+        attn (ConvNorm): v, (C*K, K, 1, 1), row ``c * K + t``; b, (C*K,); and
+            BN over C*K channels.
+        conv (Conv): the last convolution.
+        window (Window): of the operator.
 
     Returns:
         Tensor: (N, O, Ho, Wo).
 
     Note: half-precision scores are normalised in float32.
     """
-    kernel_size = weight.shape[2:]
-    channels = x.size(1)
-    field = receptive_field(x, kernel_size, stride, padding, dilation)
+    field = receptive_field(x, window)
     scores = F.conv2d(
-        field.flatten(1, 2), attn_weight, attn_bias, groups=channels
+        field.flatten(1, 2), attn.weight, attn.bias, groups=x.size(1)
     )
-    scores = normalize(norm, scores).view_as(field)
+    scores = normalize(scores, attn.norm).view_as(field)
     weighted = softmax_over_taps(scores).to(field.dtype) * field
-    weighted = spread(weighted, kernel_size)
-    return F.conv2d(weighted, weight, bias, kernel_size, groups=groups)
+    return F.conv2d(
+        spread(weighted, window.kernel_size),
+        conv.weight,
+        conv.bias,
+        window.kernel_size,
+        groups=conv.groups,
+    )

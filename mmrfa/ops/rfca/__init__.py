@@ -1,15 +1,13 @@
 """RFCAConv: coordinate attention on receptive-field features."""
 
-from mmrfa.ops.dispatch import Backend, operator
-from mmrfa.ops.rfca import fused, fused_cpu, fused_triton, reference
+from mmrfa.ops.dispatch import Form, operator
+from mmrfa.ops.primitives.support import automatic
+from mmrfa.ops.rfca import compiled, fused, reference
 
 rfca_conv2d = operator(
     reference.rfca_conv2d,
-    cpu=Backend(fused_cpu.rfca_conv2d, fused_cpu.supports),
-    triton=Backend(
-        fused_triton.rfca_conv2d, fused_triton.supports, automatic=False
-    ),
-    fused=Backend(fused.rfca_conv2d, fused.supports),
+    fused=Form(fused.rfca_conv2d, fused.supports),
+    compiled=Form(compiled.rfca_conv2d, compiled.supports, automatic),
 )
 
 __all__ = ['rfca_conv2d']

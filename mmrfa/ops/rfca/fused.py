@@ -1,31 +1,40 @@
 """RFCAConv in stock PyTorch without the shuffle; any device and dtype."""
 
 from collections.abc import Callable
-from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmrfa.ops.fused import sum_over_taps, with_features
-from mmrfa.ops.gates import gates_of_means
-from mmrfa.ops.norm import PureNorm, unsupported_norm
-from mmrfa.ops.receptive_field import Pair
+from mmrfa.ops.common.features import with_features
+from mmrfa.ops.common.gates import CoordinateGates, gates_of_means
+from mmrfa.ops.common.norm import (
+    ConvNorm,
+    Norm,
+    move,
+    normalized,
+    unsupported_norm,
+)
+from mmrfa.ops.common.taps import Conv, sum_over_taps
+from mmrfa.ops.common.window import Window, like_input
 
 
 def supports(
     x: Tensor,
-    feature_weight: Tensor,
-    norm: Callable,
-    gate_params: tuple,
-    weight: Tensor,
-    *args,
-    **kwargs,
+    feature: ConvNorm,
+    gates: CoordinateGates,
+    conv: Conv,
+    window: Window,
 ) -> str | None:
     """None when :func:`rfca_conv2d` can run, else why not."""
-    return unsupported_norm(norm) or unsupported_norm(gate_params[2])
+    norms = feature.norm, gates.squeeze.norm
+    reasons = [unsupported_norm(norm) for norm in norms]
+    return reasons[0] or reasons[1]
 
 
 def line_gates(
-    rows: Tensor, columns: Tensor, gate_params: tuple
+    rows: Tensor,
+    columns: Tensor,
+    gates: CoordinateGates,
+    normalize: Callable[[Tensor, Norm], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Coordinate attention on features that were not spread.
 
@@ -33,7 +42,8 @@ def line_gates(
         rows (Tensor): means over the lines of the spread features,
             (N, C, kh, Ho).
         columns (Tensor): those over its columns, (N, C, kw, Wo).
-        gate_params (tuple): the further arguments of ``gates_of_means``.
+        gates (CoordinateGates): layers of the attention.
+        normalize (Callable): as in :func:`gates_of_means`.
 
     Returns:
         tuple[Tensor, Tensor]: gates of the same two shapes, in (0, 1).
@@ -46,7 +56,8 @@ def line_gates(
     rows, columns = gates_of_means(
         rows.transpose(2, 3).flatten(2).unsqueeze(3),
         columns.transpose(2, 3).flatten(2).unsqueeze(2),
-        *gate_params,
+        gates,
+        normalize,
     )
     return (
         rows.reshape(shapes[0]).transpose(2, 3),
@@ -54,62 +65,41 @@ def line_gates(
     )
 
 
-def compute(
-    with_features: Callable[..., Tensor],
+def rfca_conv2d(
     x: Tensor,
-    feature_weight: Tensor,
-    norm: nn.Module,
-    gate_params: tuple,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int = 1,
-    feature_bias: Tensor | None = None,
+    feature: ConvNorm,
+    gates: CoordinateGates,
+    conv: Conv,
+    window: Window,
 ) -> Tensor:
     """Compute ``reference.rfca_conv2d``, keeping only ``x`` for backward.
 
-    ``with_features`` says how the features are made. The means over rows and
-    columns of the spread features, and the gates made of them, are reshapes
-    of sums and products over the features as they are.
+    The means over rows and columns of the spread features, and the gates made
+    of them, are reshapes of sums and products over the features as they are.
     """
-    kernel_size = weight.shape[2:]
-    squeeze, squeeze_bias, gate_norm, *expand = gate_params
-    pure_gate_norm = PureNorm(gate_norm)
 
     def run(
-        x: Tensor,
-        features: Tensor,
-        weight: Tensor,
-        squeeze: Tensor,
-        *expand: Tensor,
-    ) -> Tensor:
-        grid = features.unflatten(2, kernel_size)  # N, C, kh, kw, Ho, Wo
+        x: Tensor, features: Tensor, squeeze: Tensor, weight: Tensor
+    ) -> tuple:
+        moved = []
+
+        def normalize(x: Tensor, norm: Norm) -> Tensor:
+            y, statistics = normalized(x, norm)
+            moved.append(statistics)
+            return y
+
+        grid = features.unflatten(2, window.kernel_size)  # N C kh kw Ho Wo
+        layers = gates._replace(squeeze=gates.squeeze._replace(weight=squeeze))
         rows, columns = line_gates(
-            grid.mean((3, 5)),
-            grid.mean((2, 4)),
-            (squeeze, squeeze_bias, pure_gate_norm, *expand),
+            grid.mean((3, 5)), grid.mean((2, 4)), layers, normalize
         )
         gated = grid * rows[:, :, :, None, :, None]
         gated = gated * columns[:, :, None, :, None, :]
-        return sum_over_taps(gated.flatten(2, 3), weight, bias, groups)
+        out = sum_over_taps(gated.flatten(2, 3), conv._replace(weight=weight))
+        return out, moved[0]
 
-    result = with_features(
-        run,
-        x,
-        feature_weight,
-        feature_bias,
-        norm,
-        stride,
-        padding,
-        dilation,
-        weight,
-        squeeze,
-        *expand,
-    )
-    pure_gate_norm.update()
-    return result
-
-
-rfca_conv2d = partial(compute, with_features)
+    params = gates.squeeze.weight, conv.weight
+    out, statistics = with_features(run, x, feature, window, params)
+    if statistics is not None:
+        move(gates.squeeze.norm, statistics)
+    return like_input(out, x)

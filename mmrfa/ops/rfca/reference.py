@@ -1,26 +1,21 @@
 """RFCA convolution, as its equations read."""
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrfa.ops.gates import coordinate_gates
-from mmrfa.ops.receptive_field import Pair, receptive_field_features, spread
+from mmrfa.ops.common.features import receptive_field_features
+from mmrfa.ops.common.gates import CoordinateGates, coordinate_gates
+from mmrfa.ops.common.norm import ConvNorm
+from mmrfa.ops.common.taps import Conv
+from mmrfa.ops.common.window import Window, spread
 
 
 def rfca_conv2d(
     x: Tensor,
-    feature_weight: Tensor,
-    norm: Callable[[Tensor], Tensor],
-    gate_params: tuple,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int = 1,
-    feature_bias: Tensor | None = None,
+    feature: ConvNorm,
+    gates: CoordinateGates,
+    conv: Conv,
+    window: Window,
 ) -> Tensor:
     """Convolve receptive-field features under coordinate attention.
 
@@ -30,24 +25,21 @@ def rfca_conv2d(
 
     Args:
         x (Tensor): (N, C, H, W).
-        feature_weight (Tensor): (C*K, 1, kh, kw).
-        norm (Callable): BN over C*K channels.
-        gate_params (tuple): the arguments of
-            ``mmrfa.ops.gates.coordinate_gates`` behind its input, in order.
-        weight, bias, stride, padding, dilation, groups, feature_bias: as in
-            ``rfa_conv2d``.
+        feature (ConvNorm): (C*K, 1, kh, kw), and BN over C*K channels.
+        gates (CoordinateGates): layers of the attention.
+        conv (Conv): the last convolution, (O, C / groups, kh, kw).
+        window (Window): of the operator.
 
     Returns:
         Tensor: (N, O, Ho, Wo).
     """
-    kernel_size = weight.shape[2:]
-    features = spread(
-        receptive_field_features(
-            x, feature_weight, feature_bias, norm, stride, padding, dilation
-        ),
-        kernel_size,
-    )
-    rows, columns = coordinate_gates(features, *gate_params)
+    features = receptive_field_features(x, feature, window)
+    features = spread(features, window.kernel_size)
+    rows, columns = coordinate_gates(features, gates)
     return F.conv2d(
-        features * rows * columns, weight, bias, kernel_size, groups=groups
+        features * rows * columns,
+        conv.weight,
+        conv.bias,
+        window.kernel_size,
+        groups=conv.groups,
     )

@@ -1,15 +1,14 @@
 """RFCBAMConv: CBAM attention on receptive-field features."""
 
-from mmrfa.ops.dispatch import Backend, operator
-from mmrfa.ops.rfcbam import fused, fused_cpu, fused_triton, reference
+from mmrfa.ops.dispatch import Form, operator
+from mmrfa.ops.primitives.support import automatic
+from mmrfa.ops.rfcbam import compiled, fused, reference
+from mmrfa.ops.rfcbam.reference import CBAMGates
 
 rfcbam_conv2d = operator(
     reference.rfcbam_conv2d,
-    cpu=Backend(fused_cpu.rfcbam_conv2d, fused_cpu.supports),
-    triton=Backend(
-        fused_triton.rfcbam_conv2d, fused_triton.supports, automatic=False
-    ),
-    fused=Backend(fused.rfcbam_conv2d, fused.supports),
+    fused=Form(fused.rfcbam_conv2d, fused.supports),
+    compiled=Form(compiled.rfcbam_conv2d, compiled.supports, automatic),
 )
 
-__all__ = ['rfcbam_conv2d']
+__all__ = ['CBAMGates', 'rfcbam_conv2d']

@@ -1,102 +1,77 @@
 """RFCBAMConv in stock PyTorch without the shuffle; any device and dtype."""
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmrfa.ops.fused import sum_over_taps, with_features
-from mmrfa.ops.gates import channel_gate
-from mmrfa.ops.norm import unsupported_norm
-from mmrfa.ops.receptive_field import Pair, spread
+from mmrfa.ops.common.features import with_features
+from mmrfa.ops.common.gates import channel_gate
+from mmrfa.ops.common.norm import ConvNorm, unsupported_norm
+from mmrfa.ops.common.taps import Conv, sum_over_taps
+from mmrfa.ops.common.window import Pair, Window, like_input, spread
+from mmrfa.ops.rfcbam.reference import CBAMGates
 
 
 def supports(
-    x: Tensor, feature_weight: Tensor, norm: Callable, *args, **kwargs
+    x: Tensor,
+    feature: ConvNorm,
+    gates: CBAMGates,
+    conv: Conv,
+    window: Window,
 ) -> str | None:
     """None when :func:`rfcbam_conv2d` can run, else why not."""
-    return unsupported_norm(norm)
+    return unsupported_norm(feature.norm)
 
 
-def position_gate(
-    pooled: Tensor, spatial_weight: Tensor, kernel_size: Pair
-) -> Tensor:
+def position_gate(pooled: Tensor, spatial: Tensor, kernel: Pair) -> Tensor:
     """Spatial attention on pooled features that were not spread.
 
     Args:
         pooled (Tensor): maximum and mean over the channels,
             (N, 2, K, Ho, Wo).
-        spatial_weight (Tensor): (1, 2, k, k).
-        kernel_size (tuple[int, int]): (kh, kw).
+        spatial (Tensor): (1, 2, k, k).
+        kernel (tuple[int, int]): (kh, kw).
 
     Returns:
         Tensor: (N, K, Ho, Wo), values in (0, 1).
     """
-    kh, kw = kernel_size
     score = F.conv2d(
-        spread(pooled, kernel_size),
-        spatial_weight,
-        padding=spatial_weight.size(-1) // 2,
+        spread(pooled, kernel), spatial, padding=spatial.size(-1) // 2
     )
     n, _, height, width = score.shape
+    kh, kw = kernel
     gate = score.view(n, height // kh, kh, width // kw, kw)
     return gate.permute(0, 2, 4, 1, 3).flatten(1, 2).sigmoid()
 
 
-def compute(
-    with_features: Callable[..., Tensor],
+def rfcbam_conv2d(
     x: Tensor,
-    feature_weight: Tensor,
-    norm: nn.Module,
-    squeeze: Tensor,
-    expand: Tensor,
-    spatial_weight: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int = 1,
-    feature_bias: Tensor | None = None,
+    feature: ConvNorm,
+    gates: CBAMGates,
+    conv: Conv,
+    window: Window,
 ) -> Tensor:
     """Compute ``reference.rfcbam_conv2d``, keeping only ``x``.
 
-    ``with_features`` says how the features are made. Only the two pooled maps
-    are spread; the gate made of them comes back to the layout of the features.
+    Only the two pooled maps are spread; the gate made of them comes back to
+    the layout of the features.
     """
-    kernel_size = weight.shape[2:]
 
     def run(
         x: Tensor,
         features: Tensor,
         squeeze: Tensor,
         expand: Tensor,
-        spatial_weight: Tensor,
+        spatial: Tensor,
         weight: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, None]:
         pooled = torch.stack([features.amax(1), features.mean(1)], 1)
-        spatial = position_gate(pooled, spatial_weight, kernel_size)
+        position = position_gate(pooled, spatial, window.kernel_size)
         channel = channel_gate(x, squeeze, expand, max_pool=False)
         weighted = features * channel.unsqueeze(2)
-        weighted = weighted * spatial.unsqueeze(1)
-        return sum_over_taps(weighted, weight, bias, groups)
+        weighted = weighted * position.unsqueeze(1)
+        return sum_over_taps(weighted, conv._replace(weight=weight)), None
 
-    return with_features(
-        run,
-        x,
-        feature_weight,
-        feature_bias,
-        norm,
-        stride,
-        padding,
-        dilation,
-        squeeze,
-        expand,
-        spatial_weight,
-        weight,
-    )
-
-
-rfcbam_conv2d = partial(compute, with_features)
+    params = *gates, conv.weight
+    out, _ = with_features(run, x, feature, window, params)
+    return like_input(out, x)

@@ -1,28 +1,37 @@
 """RFCBAM convolution, as its equations read."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrfa.ops.gates import channel_gate, spatial_gate
-from mmrfa.ops.receptive_field import Pair, receptive_field_features, spread
+from mmrfa.ops.common.features import receptive_field_features
+from mmrfa.ops.common.gates import channel_gate, spatial_gate
+from mmrfa.ops.common.norm import ConvNorm
+from mmrfa.ops.common.taps import Conv
+from mmrfa.ops.common.window import Window, spread
+
+
+class CBAMGates(NamedTuple):
+    """The layers of both attentions over C channels.
+
+    Attributes:
+        squeeze (Tensor): W1, (hidden, C, 1, 1).
+        expand (Tensor): W2, (C, hidden, 1, 1).
+        spatial (Tensor): (1, 2, 3, 3).
+    """
+
+    squeeze: Tensor
+    expand: Tensor
+    spatial: Tensor
 
 
 def rfcbam_conv2d(
     x: Tensor,
-    feature_weight: Tensor,
-    norm: Callable[[Tensor], Tensor],
-    squeeze: Tensor,
-    expand: Tensor,
-    spatial_weight: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int = 1,
-    feature_bias: Tensor | None = None,
+    feature: ConvNorm,
+    gates: CBAMGates,
+    conv: Conv,
+    window: Window,
 ) -> Tensor:
     """Convolve receptive-field features under channel and spatial attention.
 
@@ -38,26 +47,22 @@ def rfcbam_conv2d(
 
     Args:
         x (Tensor): (N, C, H, W).
-        feature_weight (Tensor): (C*K, 1, kh, kw).
-        norm (Callable): BN over C*K channels.
-        squeeze (Tensor): W1, (hidden, C, 1, 1).
-        expand (Tensor): W2, (C, hidden, 1, 1).
-        spatial_weight (Tensor): (1, 2, 3, 3).
-        weight, bias, stride, padding, dilation, groups, feature_bias: as in
-            ``rfa_conv2d``.
+        feature (ConvNorm): (C*K, 1, kh, kw), and BN over C*K channels.
+        gates (CBAMGates): layers of the attention.
+        conv (Conv): the last convolution, (O, C / groups, kh, kw).
+        window (Window): of the operator.
 
     Returns:
         Tensor: (N, O, Ho, Wo).
     """
-    kernel_size = weight.shape[2:]
-    features = spread(
-        receptive_field_features(
-            x, feature_weight, feature_bias, norm, stride, padding, dilation
-        ),
-        kernel_size,
-    )
-    channel = channel_gate(x, squeeze, expand, max_pool=False)
-    spatial = spatial_gate(features, spatial_weight)
+    features = receptive_field_features(x, feature, window)
+    features = spread(features, window.kernel_size)
+    channel = channel_gate(x, gates.squeeze, gates.expand, max_pool=False)
+    spatial = spatial_gate(features, gates.spatial)
     return F.conv2d(
-        features * channel * spatial, weight, bias, kernel_size, groups=groups
+        features * channel * spatial,
+        conv.weight,
+        conv.bias,
+        window.kernel_size,
+        groups=conv.groups,
     )

@@ -1,1 +1,0 @@
-"""Checkpoints of other networks as starting points of ours."""

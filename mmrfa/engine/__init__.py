@@ -1,0 +1,1 @@
+"""What a run needs: config, checks, Runner, command line."""

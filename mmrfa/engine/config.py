@@ -1,0 +1,196 @@
+"""Reading configs and making them fit the machine."""
+
+import importlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmrfa.errors import InputError
+from mmrfa.openmmlab import import_package
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+# Scopes that a config may name.
+SCOPES = ('mmseg', 'mmdet', 'mmpretrain')
+
+
+def require_packages() -> None:
+    """Import ``mmrfa.models``, which checks the OpenMMLab packages.
+
+    Raises:
+        InputError: one is missing, does not fit, or fails to import.
+    """
+    import_package('mmrfa.models')
+    try:
+        # MMEngine's report of the environment imports it where it is there.
+        importlib.import_module('torchvision')
+    except ImportError:
+        pass
+    except RuntimeError as error:
+        raise InputError(
+            'torchvision is installed but does not fit this torch '
+            f'({error}); uninstall it, or install the one for this torch'
+        ) from error
+
+
+def load_config(path: str, options: dict | None = None) -> 'Config':
+    """Read a config file.
+
+    Args:
+        path (str): the file.
+        options (dict | None): entries that replace those of the file, with
+            dotted keys, from ``--cfg-options``. Defaults to None.
+
+    Returns:
+        Config: the config; the packages and modules that it imports are
+        there.
+
+    Raises:
+        InputError: no such file, not a config, an import that fails, or
+            options that do not fit.
+    """
+    if not Path(path).is_file():
+        raise InputError(f'config {path}: expected a file, found none')
+    if Path(path).suffix not in SUFFIXES:
+        raise InputError(
+            f'config {path}: expected a file that ends in '
+            f'{", ".join(SUFFIXES)}'
+        )
+    require_packages()
+    from mmengine.config import Config
+
+    try:
+        config = Config.fromfile(path)
+    except Exception as error:  # a config is a program, it can raise anything
+        raise InputError(
+            f'config {path}: cannot be read: {reason(error)}'
+        ) from error
+    try:
+        config.merge_from_dict(options or {})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f'--cfg-options: does not fit config {path}: {reason(error)}'
+        ) from error
+    return config
+
+
+def reason(error: BaseException) -> str:
+    """Say what an error of another package is about.
+
+    Args:
+        error (BaseException): of several imports inside each other, the
+            innermost is described.
+
+    Returns:
+        str: its kind and message.
+    """
+    while isinstance(error, ImportError):
+        cause = error.__cause__ or error.__context__
+        if not isinstance(cause, ImportError | InputError):
+            break
+        error = cause
+    if isinstance(error, InputError):
+        return str(error)
+    # str() of a KeyError puts its message in quotes.
+    text = error.args[0] if isinstance(error, KeyError) else error
+    return f'{type(error).__name__}: {text}'
+
+
+def import_scope(config: 'Config') -> None:
+    """Import the package whose models the config uses.
+
+    Args:
+        config (Config): ``default_scope`` names the package.
+
+    Raises:
+        InputError: it is missing, or it needs mmcv's compiled operators.
+    """
+    from mmengine.registry import init_default_scope
+
+    scope = config.get('default_scope') or 'mmengine'
+    if scope in SCOPES:
+        import_package(f'{scope}.models')
+    init_default_scope(scope)
+
+
+def set_work_dir(config: 'Config', work_dir: str | None) -> None:
+    """Set the folder that the run writes to.
+
+    Args:
+        config (Config): changed in place.
+        work_dir (str | None): None leaves the folder of the config, and if
+            that has none, takes ``work_dirs`` and the name of the file.
+
+    Raises:
+        InputError: there is something else than a folder.
+    """
+    name = Path(config.filename).stem
+    folder = work_dir or config.get('work_dir') or f'work_dirs/{name}'
+    for part in (Path(folder), *Path(folder).parents):
+        if part.exists():
+            if not part.is_dir():
+                raise InputError(f'work dir {folder}: {part} is not a folder')
+            if not os.access(part, os.W_OK):
+                raise InputError(f'work dir {folder}: cannot write to {part}')
+            break
+    config.work_dir = folder
+
+
+def prepare_distributed(config: 'Config', launcher: str) -> list[str]:
+    """Make a run of several processes possible without a GPU.
+
+    There the processes talk by gloo, MMEngine's own start-up does not work
+    (it selects a GPU), and SyncBN does not exist. With a GPU, or with one
+    process, MMEngine does all that is needed.
+
+    Args:
+        config (Config): changed in place.
+        launcher (str): what started the processes, ``none`` for one process.
+
+    Returns:
+        list[str]: what was changed, for the log.
+
+    Raises:
+        InputError: a launcher that needs GPUs.
+    """
+    from mmengine.device import get_device
+
+    config.launcher = launcher
+    if launcher == 'none' or get_device() != 'cpu':
+        return []
+    if launcher != 'pytorch':
+        raise InputError(
+            f'--launcher {launcher}: expected a GPU, found none; on a CPU use '
+            '--launcher pytorch'
+        )
+    notes = ['No GPU: the processes communicate by gloo.']
+    config.merge_from_dict({'env_cfg.dist_cfg': dict(backend='gloo')})
+    wrapper = config.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=config.get('find_unused_parameters', False),
+    )
+    config.model_wrapper_cfg = dict(wrapper, device_ids=None)
+    config.pop('sync_bn', None)
+    changed = _revert_sync_bn(config.model)
+    if changed:
+        notes.append(
+            f'No GPU: SyncBN became BN in {changed} places of the config; '
+            'each process normalises over its own part of the batch.'
+        )
+    return notes
+
+
+def _revert_sync_bn(node: object) -> int:
+    """Replace SyncBN by BN below a node; the number of replacements."""
+    if isinstance(node, list | tuple):
+        return sum(_revert_sync_bn(item) for item in node)
+    if not isinstance(node, dict):
+        return 0
+    count = sum(_revert_sync_bn(item) for item in node.values())
+    if node.get('type') in ('SyncBN', 'MMSyncBN'):
+        node['type'] = 'BN'
+        count += 1
+    return count

@@ -1,0 +1,1 @@
+"""Starting a network from weights that were trained elsewhere."""

@@ -1,0 +1,48 @@
+"""Keep inputs instead of intermediate results for backward."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mmrfa.ops.common.tracing import is_compiling, is_exporting
+
+
+def recompute(run: Callable[..., Any], *inputs: Tensor) -> Any:
+    """Run a function that is run once more in backward.
+
+    ``torch.utils.checkpoint`` without its random state, and with the check
+    that autograd makes for every other operator: an input that was modified
+    in place since must not give wrong gradients silently.
+
+    Args:
+        run (Callable): a pure function of the inputs and of what it closes
+            over.
+        *inputs (Tensor): kept for backward.
+
+    Returns:
+        Any: ``run(*inputs)``.
+    """
+    if not torch.is_grad_enabled() or is_exporting():
+        return run(*inputs)
+    if is_compiling():  # it tracks modified inputs by itself
+        return checkpoint(run, *inputs, use_reentrant=False)
+    versions = [tensor._version for tensor in inputs]
+
+    def guarded(*inputs: Tensor) -> Any:
+        if versions != [tensor._version for tensor in inputs]:
+            raise RuntimeError(
+                'one of the tensors needed for backward was modified by '
+                'an in-place operation after the forward pass'
+            )
+        return run(*inputs)
+
+    return checkpoint(
+        guarded,
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        determinism_check='none',
+    )

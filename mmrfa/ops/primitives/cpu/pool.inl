@@ -1,0 +1,65 @@
+// Features of one channel reduced, over the channels or over lines.
+
+namespace mmrfa {
+namespace MMRFA_ISA {
+namespace {
+
+template <typename T>
+void pool_channels_any(const ChannelPool<T>& p) {
+  for (int64_t t = 0; t < p.taps; ++t)
+    for (int64_t q = 0; q < p.pixels; q += kLanes) {
+      const int64_t n = p.pixels - q;
+      T* y = p.y + t * p.pitch + q;
+      float* maximum = p.maximum + t * p.pool_pitch + q;
+      float* sum = p.sum + t * p.pool_pitch + q;
+      // The bits of an int32 as those of a float: only moved, never computed.
+      float* argument =
+          reinterpret_cast<float*>(p.argument + t * p.pool_pitch + q);
+      const IntVec found = (IntVec)load(argument, n);
+      const IntVec own = IntVec{} + static_cast<int32_t>(p.channel);
+      const Vec most = load(maximum, n), total = load(sum, n);
+      if (p.backward) {
+        store(y, total + (found == own ? most : Vec{}), n);
+        continue;
+      }
+      const Vec value = load(y, n);
+      const auto higher = (value > most) | (value != value);  // keeps NaN
+      store(maximum, higher ? value : most, n);
+      store(argument, (Vec)(higher ? own : found), n);
+      store(sum, total + value, n);
+    }
+}
+
+template <typename T>
+void pool_lines_any(const LinePool<T>& p) {
+  const Geometry& g = p.geometry;
+  for (int64_t t = 0; t < g.taps(); ++t)
+    for (int64_t row = 0; row < g.out_height; ++row) {
+      float* line = p.lines + t / g.kw * g.out_height + row;
+      float* columns = p.columns + t % g.kw * g.out_width;
+      T* y = p.y + (t * g.out_height + row) * g.out_width;
+      Vec total = {};
+      for (int64_t q = 0; q < g.out_width; q += kLanes) {
+        const int64_t n = g.out_width - q;
+        const Vec column = load(columns + q, n);
+        if (p.backward) {
+          store(y + q, column + *line, n);
+          continue;
+        }
+        const Vec value = load(y + q, n);
+        store(columns + q, column + value, n);
+        total += value;
+      }
+      if (!p.backward) *line += sum(total);
+    }
+}
+
+}  // namespace
+
+void pool_channels(const ChannelPool<float>& f) { pool_channels_any(f); }
+void pool_channels(const ChannelPool<uint16_t>& f) { pool_channels_any(f); }
+void pool_lines(const LinePool<float>& f) { pool_lines_any(f); }
+void pool_lines(const LinePool<uint16_t>& f) { pool_lines_any(f); }
+
+}  // namespace MMRFA_ISA
+}  // namespace mmrfa

@@ -1,0 +1,1 @@
+"""From finished runs and published numbers to tables."""
