@@ -68,6 +68,9 @@ def test_trains_without_any_openmmlab_package(tmp_path):
         if (site / name).exists():
             (bare / name).symlink_to(site / name)
     (bare / 'mmrfa').symlink_to(ROOT / 'mmrfa')
+    # which versions it wants stands in its metadata
+    (metadata,) = site.glob('mmrfa-*.dist-info')
+    (bare / metadata.name).symlink_to(metadata)
     result = subprocess.run(
         [sys.executable, '-I', '-S', '-c', CODE.format(paths=[str(bare)])],
         capture_output=True,

@@ -109,8 +109,13 @@ def compare(module, x, backend, dtype):
     for name in exact:
         if 'num_batches' in name:
             assert ours[name] == exact[name]
-        else:
-            assert_no_worse(name, ours[name], theirs[name], exact[name])
+            continue
+        values = ours[name], theirs[name], exact[name]
+        if name.endswith('running_mean'):
+            # A mean near zero is as exact as the values it was taken of.
+            spread = exact[name.replace('mean', 'var')].max().sqrt()
+            values = [value + spread.to(value) for value in values]
+        assert_no_worse(name, *values)
 
 
 @every_form

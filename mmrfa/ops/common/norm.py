@@ -195,13 +195,26 @@ def over_group(
     """
     if norm.group is None:
         return mean, var, var * (count / max(1, count - 1))
-    from torch.distributed.nn.functional import all_reduce
-
     sums = [mean * count, (var + mean**2) * count, mean.new_tensor([count])]
-    total = all_reduce(torch.cat(sums), group=norm.group)
-    mean, square = total[:-1].chunk(2) / total[-1].clamp(min=1)
+    total = _SumOverGroup.apply(torch.cat(sums), norm.group)
+    mean, square = (total[:-1] / total[-1].clamp(min=1)).chunk(2)
     var = (square - mean**2).clamp(min=0)
     return mean, var, var * (total[-1] / (total[-1] - 1).clamp(min=1))
+
+
+class _SumOverGroup(torch.autograd.Function):
+    """Sum of a tensor over processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        total = x.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return _SumOverGroup.apply(grad, ctx.group), None
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrfa.ops.common.tracing import is_transformed
+
 Pair = tuple[int, int]
 
 
@@ -139,6 +141,8 @@ def _every(stride: int, length: int, dilation: int, taps: int) -> list[slice]:
 
 def like_input(out: Tensor, x: Tensor) -> Tensor:
     """Lay a result out in memory as a convolution does: as its input lies."""
+    if is_transformed():  # vmap does not tell how
+        return out
     if x.is_contiguous(memory_format=torch.channels_last) and (
         not x.is_contiguous()
     ):
