@@ -33,14 +33,14 @@ def aw_conv2d(
     weight, bias, groups = conv
     weights = weight * weight_attention(x, attention, weight.shape)
     x = x if gated is None else gated
-    n = x.size(0)
+    # In full: with no image in the batch, -1 could be any size.
+    n, out, taps = x.size(0), weight.size(0), weight[0].numel()
     field = receptive_field(x, window)
+    pixels = field.size(3) * field.size(4)
     y = torch.matmul(
-        weights.reshape(n, groups, weight.size(0) // groups, -1),
-        field.reshape(
-            n, groups, weight[0].numel(), field.size(3) * field.size(4)
-        ),
+        weights.reshape(n, groups, out // groups, taps),
+        field.reshape(n, groups, taps, pixels),
     )
-    y = y.reshape(n, weight.size(0), field.size(3), field.size(4))
+    y = y.reshape(n, out, field.size(3), field.size(4))
     y = y if bias is None else y + bias.to(y.dtype).view(1, -1, 1, 1)
     return like_input(y, x)
