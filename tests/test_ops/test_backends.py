@@ -10,7 +10,7 @@ from torch import nn
 import mmrfa.ops
 from mmrfa.layers import AWConv, RFAConv, RFCAConv, RFCBAMConv
 from mmrfa.ops import use_backend
-from mmrfa.testing import assert_no_worse, runnable_backends
+from mmrfa.testing import assert_no_worse, new_torch, runnable_backends
 
 OPERATORS = {
     'RFAConv': (RFAConv, mmrfa.ops.rfa_conv2d),
@@ -287,6 +287,7 @@ def test_unsampled_pixels_do_not_matter(layer, backend):
                 torch.testing.assert_close(got[name], clean[name], msg=name)
 
 
+@new_torch
 @every_form
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_autocast_means_what_it_says(layer, backend, dtype):

@@ -12,6 +12,7 @@ import mmrfa.layers
 import mmrfa.ops
 from mmrfa.errors import InputError
 from mmrfa.ops import BACKENDS, dispatch, forced_backend, use_backend
+from mmrfa.testing import new_torch
 
 
 @pytest.fixture
@@ -113,6 +114,7 @@ def test_a_form_that_is_not_automatic(monkeypatch):
             assert call(1) == 'reference'
 
 
+@new_torch
 def test_compilers_watch_the_choice():
     """A change of it is not lost in what was compiled before."""
     layer = mmrfa.layers.RFAConv(2, 2, 3).double()
