@@ -106,7 +106,11 @@ def compare(module, x, backend, dtype):
     theirs = run(module, x, 'reference', dtype)
     ours = run(module, x, backend, dtype)
     assert ours.keys() == exact.keys()
+    # Batch norm takes the scale of a single tap out, softmax has no choice.
+    silent = ('grad feature', 'grad attn') if module.taps == 1 else ()
     for name in exact:
+        if silent and name.startswith(silent):
+            continue
         if 'num_batches' in name:
             assert ours[name] == exact[name]
             continue
