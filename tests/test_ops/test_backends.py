@@ -114,11 +114,6 @@ def compare(module, x, backend, dtype):
         if 'num_batches' in name:
             assert ours[name] == exact[name]
             continue
-        if dtype == torch.bfloat16 and name == 'grad squeeze.weight':
-            # Behind a ReLU over two images: one that flips is much of it.
-            error = (ours[name] - exact[name]).norm()
-            assert error < 0.2 * exact[name].norm()
-            continue
         values = ours[name], theirs[name], exact[name]
         if name.endswith('running_mean'):
             # A mean near zero is as exact as the values it was taken of.
@@ -134,6 +129,7 @@ def test_matches_reference(layer, backend, case, mode):
     check(layer, case, mode, backend, torch.float32)
 
 
+@new_torch  # an old one sums bfloat16 less exactly (seen: 2.1)
 @every_form
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('geometry', [(3, 1, 1, 1, 1), (3, 2, 2, 2, 2)])
