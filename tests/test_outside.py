@@ -37,8 +37,8 @@ def clone(tmp_path_factory) -> Path:
     ignore = shutil.ignore_patterns('__pycache__', '.mim', '*.so')
     for name in 'mmrfa', 'configs', 'tools':
         shutil.copytree(REPO / name, target / name, ignore=ignore)
-    files = 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE'
-    for name in files:
+    files = 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'model-index.yml'
+    for name in (*files, 'README.md', 'LICENSE'):
         shutil.copy(REPO / name, target)
     return target
 
