@@ -27,7 +27,7 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 detection = pytest.mark.skipif(
     importlib.util.find_spec('mmcv._ext') is None
-    and os.environ.get('MMRFA_REQUIRE_DATA') != '1',
+    and os.environ.get('MMRFA_REQUIRE_KERNELS') != '1',
     reason='detection needs the compiled mmcv operators',
 )
 

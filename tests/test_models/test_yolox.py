@@ -55,7 +55,7 @@ def one_thread():
 def need_compiled_operators() -> None:
     if importlib.util.find_spec('mmcv._ext') is None:
         reason = 'YOLOX needs the compiled mmcv operators'
-        if os.environ.get('MMRFA_REQUIRE_DATA') == '1':
+        if os.environ.get('MMRFA_REQUIRE_KERNELS') == '1':
             pytest.fail(reason)
         pytest.skip(reason)
 
