@@ -61,7 +61,7 @@ def is_detector(cfg: Config) -> bool:
 def need_compiled_operators() -> None:
     if importlib.util.find_spec('mmcv._ext') is None:
         reason = 'detection needs the compiled mmcv operators'
-        if os.environ.get('MMRFA_REQUIRE_DATA') == '1':
+        if os.environ.get('MMRFA_REQUIRE_KERNELS') == '1':
             pytest.fail(reason)
         pytest.skip(reason)
 
