@@ -24,6 +24,36 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 REPO = Path(__file__).resolve().parents[1]
+# Left out by `make test-fast`, beside what is marked in its file: what trains,
+# compiles, simulates a GPU or starts processes.
+SLOW_FOLDER = REPO / 'tests' / 'test_tools'
+SLOW = {
+    'test_built_once_and_read_once',
+    'test_builds_and_runs',
+    'test_compiles_whole',
+    'test_config',
+    'test_detector_starts_as_its_plain_twin',
+    'test_environment_variable',
+    'test_exports_for_any_size',
+    'test_gates_and_pools',
+    'test_gradcheck',
+    'test_matches_reference_in_bfloat16',
+    'test_opcheck',
+    'test_plain_forms_where_there_is_no_kernel',
+    'test_programs_run',
+    'test_trains_on_bccd',
+    'test_unreadable_image',
+    'test_voc_data',
+    'test_windows',
+    'test_without_mmpretrain_one_line_says_so',
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        name = getattr(item, 'originalname', item.name)
+        if name in SLOW or SLOW_FOLDER in item.path.parents:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope='session', autouse=True)
