@@ -283,11 +283,8 @@ class OperatorContract:
     @pytest.mark.parametrize('strict', [True, False])
     def test_exports_for_any_size(self, strict):
         layer = self.make(4, 6, 3, padding=1).eval()
-        sizes = {0: 'n', 2: 'h', 3: 'w'}
-        sizes = {
-            key: torch.export.Dim(name, min=2, max=99)
-            for key, name in sizes.items()
-        }
+        # Not bounds of our own: torch 2.12 cannot prove some of them.
+        sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
         program = torch.export.export(
             layer,
             (torch.randn(3, 4, 8, 7),),
