@@ -73,6 +73,12 @@ def make(layer, case, training, momentum=0.1):
             nn.init.uniform_(norm.bias, -0.5, 0.5)
             nn.init.uniform_(norm.running_mean, -0.5, 0.5)
             nn.init.uniform_(norm.running_var, 0.5, 2)
+    if module.taps == 1 and module.feature_norm is not None:
+        # Batch norm takes the scale of a single tap out: but for eps nothing
+        # would be left of the gradient of its weight. And of one feature
+        # something has to pass the ReLU.
+        module.feature_norm.eps = 0.1
+        nn.init.constant_(module.feature_norm.bias, 0.3)
     return module.train(training)
 
 
@@ -98,6 +104,8 @@ def check(layer, case, mode, backend, dtype, device='cpu'):
     module = make(layer, case, **MODES[mode]).to(device)
     n, c, _, height, width = case[0]
     x = torch.randn(n, c, height, width)
+    if module.taps == 1:
+        x += 0.5  # the mean of one tap shall not be zero by chance
     compare(module, x.to(device), backend, dtype)
 
 
@@ -106,20 +114,11 @@ def compare(module, x, backend, dtype):
     theirs = run(module, x, 'reference', dtype)
     ours = run(module, x, backend, dtype)
     assert ours.keys() == exact.keys()
-    # Batch norm takes the scale of a single tap out, softmax has no choice.
-    silent = ('grad feature', 'grad attn') if module.taps == 1 else ()
     for name in exact:
-        if silent and name.startswith(silent):
-            continue
         if 'num_batches' in name:
             assert ours[name] == exact[name]
-            continue
-        values = ours[name], theirs[name], exact[name]
-        if name.endswith('running_mean'):
-            # A mean near zero is as exact as the values it was taken of.
-            spread = exact[name.replace('mean', 'var')].max().sqrt()
-            values = [value + spread.to(value) for value in values]
-        assert_no_worse(name, *values)
+        else:
+            assert_no_worse(name, ours[name], theirs[name], exact[name])
 
 
 @every_form
@@ -129,7 +128,6 @@ def test_matches_reference(layer, backend, case, mode):
     check(layer, case, mode, backend, torch.float32)
 
 
-@new_torch  # an old one sums bfloat16 less exactly (seen: 2.1)
 @every_form
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('geometry', [(3, 1, 1, 1, 1), (3, 2, 2, 2, 2)])
@@ -242,22 +240,29 @@ def test_double_backward(layer, backend, training):
     module = make(layer, ((2, 3, 2, 5, 4), 3, 1, 1, 1, 1), training)
     x = torch.randn(2, 3, 5, 4)
     found = {}
-    for name, dtype in (('reference', torch.float64), (backend, None)):
+    for name, dtype in (
+        ('reference', torch.float64),
+        ('reference', torch.float32),
+        (backend, torch.float32),
+    ):
         twin = copy.deepcopy(module).to(dtype)
-        y = x.to(dtype).requires_grad_()
+        y = x.clone().to(dtype).requires_grad_()
         with use_backend(name):
             loss = twin(y).pow(2).sum()
         (gradient,) = torch.autograd.grad(loss, y, create_graph=True)
         gradient.pow(2).sum().backward()
-        found[name] = {k: p.grad for k, p in twin.named_parameters()}
-        found[name]['x'] = y.grad
-    for name, exact in found['reference'].items():
-        ours = found[backend][name]
-        if exact is None or exact.abs().max() < 1e-9:  # but for rounding
+        found[name, dtype] = {k: p.grad for k, p in twin.named_parameters()}
+        found[name, dtype]['x'] = y.grad
+    exact, plain, ours = found.values()
+    for name, value in exact.items():
+        if value is None:
             continue
-        assert ours is not None, name
-        error = (ours - exact).abs().max()
-        assert error <= 1e-3 * exact.abs().max() + 1e-6, name
+        assert ours[name] is not None, name
+        error = (ours[name] - value).abs().max()
+        allowed = 1e-3 * value.abs().max() + 1e-6
+        if value.abs().max() < 1e-9:  # what is left of it is rounding
+            allowed += 2 * (plain[name] - value).abs().max()
+        assert error <= allowed, name
 
 
 @receptive_field_forms
