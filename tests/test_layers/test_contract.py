@@ -21,8 +21,6 @@ VARIANTS = {
     'AWConv-ca': (AWConv, dict(activation='ca')),
 }
 for _name, (_operator, _arguments) in VARIANTS.items():
-    if _name in ('AWConv-se', 'AWConv-cam', 'AWConv-ca'):
-        continue  # one with activation attention says enough
     _test = f'Test{_name.replace("-", "_")}'
     globals()[_test] = type(
         _test,
@@ -199,6 +197,9 @@ def test_norm_without_running_statistics():
     torch.testing.assert_close(layer.eval()(x), expected)
 
 
-def test_unknown_norm():
+@every_variant
+def test_unknown_norm(variant):
+    if variant in ('CAMConv', 'CBAMConv'):
+        return  # they have no norm
     with pytest.raises(InputError, match="expected type BN.*got 'GN'"):
-        RFAConv(4, 4, 3, norm_cfg=dict(type='GN'))
+        make(variant, 4, 6, 3, norm_cfg=dict(type='GN'))
