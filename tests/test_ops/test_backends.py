@@ -5,11 +5,13 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import mmrfa.ops
 from mmrfa.layers import AWConv, RFAConv, RFCAConv, RFCBAMConv
-from mmrfa.ops import use_backend
+from mmrfa.ops import Window, use_backend
+from mmrfa.ops.common.window import convolve_each
 from mmrfa.testing import assert_no_worse, new_torch, runnable_backends
 
 OPERATORS = {
@@ -266,7 +268,7 @@ def test_double_backward(layer, backend, training):
 
 
 @receptive_field_forms
-@pytest.mark.parametrize('geometry', [(5, 3, 4), (3, 1, 2)], ids=str)
+@pytest.mark.parametrize('geometry', [(5, (3, 4), 1), (3, 1, 2)], ids=str)
 def test_bfloat16_gradients_with_channels_last(layer, backend, geometry):
     """PyTorch leaves parts of such gradients uninitialised."""
     kernel, stride, dilation = geometry
@@ -281,6 +283,25 @@ def test_bfloat16_gradients_with_channels_last(layer, backend, geometry):
                 if key in exact:
                     error = (got[key] - exact[key]).norm()
                     assert error < 0.2 * exact[key].norm(), (name, key)
+
+
+def test_feature_convolution_gets_its_channels_first(monkeypatch):
+    """What avoids that; few processors show it."""
+    seen = []
+
+    def conv2d(x, *args, plain=F.conv2d, **kwargs):
+        seen.append(x.is_contiguous())
+        return plain(x, *args, **kwargs)
+
+    monkeypatch.setattr(F, 'conv2d', conv2d)
+    x = torch.randn(2, 4, 9, 8, dtype=torch.bfloat16)
+    weight = torch.randn(36, 1, 3, 3, dtype=torch.bfloat16)
+    last = x.contiguous(memory_format=torch.channels_last)
+    y = convolve_each(last, weight, None, Window((3, 3)))
+    assert seen == [True]
+    torch.testing.assert_close(
+        y, convolve_each(x, weight, None, Window((3, 3)))
+    )
 
 
 @receptive_field_forms
