@@ -355,3 +355,18 @@ def test_operations_are_counted_alike(layer, backend):
                 module(x)
             totals[name] = counter.get_total_flops()
         assert totals[backend] == totals['reference'] > 0
+
+
+@new_torch
+@receptive_field_forms
+def test_a_form_that_is_named_stays_in_an_exported_program(layer, backend):
+    """For AOTInductor; where nothing is named, programs are portable."""
+    module = layer(4, 6, 3, padding=1).eval()
+    x = torch.randn(2, 4, 8, 8)
+    with use_backend(backend), torch.no_grad():
+        expected = module(x)
+        program = torch.export.export(module, (x,))
+    torch.testing.assert_close(program.module()(x), expected)
+    names = {str(node.target) for node in program.graph.nodes}
+    ours = any('mmrfa.rf_' in name for name in names)
+    assert ours == (backend == 'compiled')

@@ -396,11 +396,12 @@ def test_simulation_ends(monkeypatch):
         with simulated_gpu():
             pass
     code = """
-import torch
+import sys, torch
 from mmrfa.ops import Window
 from mmrfa.ops.primitives import gpu, rf_moments
 from mmrfa.testing import simulated_gpu
 
+assert 'triton' not in sys.modules
 window = Window((1, 1))
 x = torch.ones(1, 1, 2, 2)
 for _ in range(2):

@@ -5,25 +5,50 @@ form of an operator has the same number. Moments and pools count none: they
 see the features that are counted with the convolution.
 """
 
-import logging
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 
 Shape = list[int]
+COUNTER = 'torch.utils.flop_counter'
 
 
 def register() -> None:
-    """Tell the counter, for a torch that has the operators."""
-    logger = logging.getLogger('torch.utils.flop_counter')
-    logger.disabled = True  # it would complain where there is no triton
-    try:
-        from torch.utils.flop_counter import (
-            conv_backward_flop,
-            conv_flop_count,
-            register_flop_formula,
-        )
-    finally:
-        logger.disabled = False
+    """Tell the counter, now or as soon as somebody imports it.
+
+    Not before: it imports triton. Not later: a counter takes over at its
+    making what is registered then.
+    """
+    if COUNTER in sys.modules:
+        _register(sys.modules[COUNTER])
+    else:
+        sys.meta_path.insert(0, _AfterImport())
+
+
+class _AfterImport(MetaPathFinder):
+    """Finds the counter once, as the others do, and registers behind it."""
+
+    def find_spec(self, name: str, path: object, target: object = None):
+        if name != COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            _register(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def _register(counter: ModuleType) -> None:
+    conv_flop_count = counter.conv_flop_count
+    register_flop_formula = counter.register_flop_formula
 
     @register_flop_formula(torch.ops.mmrfa.rf_conv)
     def forward(
@@ -46,7 +71,9 @@ def register() -> None:
     def of_conv(grad: Shape, x: Shape, weight: Shape) -> int:
         """As for a convolution whose every input wants a gradient."""
         rest = None, None, None, None, False, None, None, [True, True]
-        return conv_backward_flop(grad, x, weight, *rest, out_val=[x, weight])
+        return counter.conv_backward_flop(
+            grad, x, weight, *rest, out_val=[x, weight]
+        )
 
 
 def _features(x: Shape, weight: Shape) -> Shape:
