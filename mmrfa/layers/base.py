@@ -335,12 +335,27 @@ class AttentionConv2d(nn.Module):
             f'groups={self.groups}, bias={self.bias is not None}'
         )
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        for name in ('weight', 'bias'):
+    def _load_from_state_dict(
+        self, state_dict, prefix, metadata, strict, missing, unexpected, errors
+    ) -> None:
+        """Load, also from former names, but never a plain convolution.
+
+        That has a weight of the same name and shape, for which the operator
+        computes something else; :meth:`start_as_conv` starts from it.
+        """
+        sums = 'weight', 'bias'
+        for name in sums:
             former = f'{prefix}conv.{name}'
             if former in state_dict:
                 state_dict[prefix + name] = state_dict.pop(former)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        attention = [key for key in self.state_dict() if key not in sums]
+        if attention and not any(prefix + k in state_dict for k in attention):
+            for name in sums:
+                if state_dict.pop(prefix + name, None) is not None and strict:
+                    unexpected.append(prefix + name)
+        super()._load_from_state_dict(
+            state_dict, prefix, metadata, strict, missing, unexpected, errors
+        )
 
     def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__

@@ -203,3 +203,16 @@ def test_unknown_norm(variant):
         return  # they have no norm
     with pytest.raises(InputError, match="expected type BN.*got 'GN'"):
         make(variant, 4, 6, 3, norm_cfg=dict(type='GN'))
+
+
+@every_variant
+def test_a_plain_convolution_does_not_fill_an_operator(variant):
+    """Its weight has the same name and shape, and another meaning."""
+    plain = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 6, 3))
+    net = nn.Sequential(nn.ReLU(), make(variant, 4, 6, 3))
+    before = net[1].weight.clone()
+    found = net.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(net[1].weight, before)
+    assert '1.weight' in found.missing_keys
+    with pytest.raises(RuntimeError, match='"1.weight"'):
+        net.load_state_dict(plain.state_dict())
