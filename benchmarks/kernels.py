@@ -153,7 +153,7 @@ def main() -> None:
         sys.exit(f'error: backend compiled: {cpu.unavailable()}')
     torch.manual_seed(0)
     results = dict(
-        machine=machine(instructions=torch.ops.mmrfa.instruction_set()),
+        machine=machine(instructions=cpu.instruction_set()),
         threads=args.threads,
         rows=measure(args.rounds, args.threads),
     )

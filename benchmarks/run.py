@@ -187,7 +187,7 @@ def main() -> None:
     batch = 4 if 4 in args.batches else max(args.batches)
     results = dict(
         machine=machine(
-            instructions=torch.ops.mmrfa.instruction_set(), dtype='float32'
+            instructions=cpu.instruction_set(), dtype='float32'
         ),
         summary={
             f'{name}, {count} threads': means(

@@ -142,8 +142,9 @@ def prepare_distributed(config: 'Config', launcher: str) -> list[str]:
     """Make a run of several processes possible without a GPU.
 
     There the processes talk by gloo, MMEngine's own start-up does not work
-    (it selects a GPU), and SyncBN does not exist. With a GPU, or with one
-    process, MMEngine does all that is needed.
+    (it selects a GPU), and torch's SyncBN refuses to run: GlooSyncBN computes
+    the same. With a GPU, or with one process, MMEngine does all that is
+    needed.
 
     Args:
         config (Config): changed in place.
@@ -173,24 +174,26 @@ def prepare_distributed(config: 'Config', launcher: str) -> list[str]:
         find_unused_parameters=config.get('find_unused_parameters', False),
     )
     config.model_wrapper_cfg = dict(wrapper, device_ids=None)
-    config.pop('sync_bn', None)
-    changed = _revert_sync_bn(config.model)
+    norms = ('SyncBN', 'MMSyncBN')
+    if config.pop('sync_bn', None):  # also turns BN into SyncBN
+        norms += ('BN', 'BN2d')
+    changed = _rename(config.model, norms, 'GlooSyncBN')
     if changed:
         notes.append(
-            f'No GPU: SyncBN became BN in {changed} places of the config; '
-            'each process normalises over its own part of the batch.'
+            f'No GPU: SyncBN became GlooSyncBN in {changed} places of the '
+            'config; it computes the same.'
         )
     return notes
 
 
-def _revert_sync_bn(node: object) -> int:
-    """Replace SyncBN by BN below a node; the number of replacements."""
+def _rename(node: object, old: tuple[str, ...], new: str) -> int:
+    """Replace types below a node of a config; how many."""
     if isinstance(node, list | tuple):
-        return sum(_revert_sync_bn(item) for item in node)
+        return sum(_rename(item, old, new) for item in node)
     if not isinstance(node, dict):
         return 0
-    count = sum(_revert_sync_bn(item) for item in node.values())
-    if node.get('type') in ('SyncBN', 'MMSyncBN'):
-        node['type'] = 'BN'
+    count = sum(_rename(item, old, new) for item in node.values())
+    if node.get('type') in old:
+        node['type'] = new
         count += 1
     return count

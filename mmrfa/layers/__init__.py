@@ -5,7 +5,7 @@ from mmrfa.layers.base import AttentionConv2d
 from mmrfa.layers.ca_conv import CAConv
 from mmrfa.layers.cam_conv import CAMConv
 from mmrfa.layers.cbam_conv import CBAMConv
-from mmrfa.layers.norm import set_moments
+from mmrfa.layers.norm import GlooSyncBN, set_moments
 from mmrfa.layers.rfa_conv import RFAConv
 from mmrfa.layers.rfca_conv import RFCAConv
 from mmrfa.layers.rfcbam_conv import RFCBAMConv
@@ -24,6 +24,7 @@ OPERATORS = (
 __all__ = [
     'OPERATORS',
     'AttentionConv2d',
+    'GlooSyncBN',
     'set_moments',
     *(operator.__name__ for operator in OPERATORS),
 ]

@@ -1,4 +1,4 @@
-"""Batch norm inside the operators: modules that own what moves."""
+"""Batch norms inside and between the operators: modules own what moves."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,46 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrfa.errors import InputError
-from mmrfa.ops import BatchNorm
+from mmrfa.ops import BatchNorm, normalize
+
+
+class GlooSyncBN(nn.BatchNorm2d):
+    """``nn.SyncBatchNorm`` for processes without a GPU.
+
+    That refuses tensors on CPUs, and ``DistributedDataParallel`` refuses it
+    there. Same arguments, parameters and buffers; uneven and empty batches
+    count by their values. Outside of a process group, and in eval mode, it is
+    ``nn.BatchNorm2d``.
+
+    Args:
+        *args, **kwargs: those of ``nn.BatchNorm2d``.
+        process_group (ProcessGroup | None): whose batches count as one. None
+            stands for all processes.
+    """
+
+    def __init__(self, *args, process_group=None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.process_group = process_group
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (N, C, H, W).
+
+        Raises:
+            InputError: this process is not in the group.
+            RuntimeError: not all processes of the group came, within its
+                timeout.
+        """
+        norm = state_of(self)
+        if norm.group is None:
+            return super().forward(x)
+        return normalize(x, norm)
+
 
 _NORMS = {
     'BN': nn.BatchNorm2d,
     'BN2d': nn.BatchNorm2d,
     'SyncBN': nn.SyncBatchNorm,
+    'GlooSyncBN': GlooSyncBN,
 }
 
 
@@ -23,12 +57,13 @@ def build_norm(
 
     Args:
         num_features (int): channels.
-        norm_cfg (dict | None): ``type`` (BN or SyncBN), ``requires_grad`` and
-            the arguments of the class, as in MMCV. None stands for BN.
+        norm_cfg (dict | None): ``type`` (BN, SyncBN or GlooSyncBN),
+            ``requires_grad`` and the arguments of the class, as in MMCV. None
+            stands for BN.
         device, dtype: as in ``nn.BatchNorm2d``.
 
     Returns:
-        nn.Module: ``nn.BatchNorm2d`` or ``nn.SyncBatchNorm``.
+        nn.Module: a batch norm.
 
     Raises:
         InputError: another ``type``. The operators are defined with batch
@@ -50,12 +85,16 @@ def state_of(norm: nn.Module) -> BatchNorm | Callable | None:
 
     Args:
         norm (nn.Module): ``nn.BatchNorm2d``; ``nn.SyncBatchNorm``, whose
-            processes may be on CPUs as well; ``nn.Identity`` (a folded norm);
-            or another norm, which only the reference forms know.
+            processes may be on CPUs as well; :class:`GlooSyncBN`;
+            ``nn.Identity`` (a folded norm); or another norm, which only the
+            reference forms know.
+
+    Raises:
+        InputError: a synchronised norm whose group this process is not in.
     """
     if isinstance(norm, nn.Identity):
         return None
-    synchronised = isinstance(norm, nn.SyncBatchNorm)
+    synchronised = isinstance(norm, nn.SyncBatchNorm | GlooSyncBN)
     if not synchronised and type(norm).forward is not _BatchNorm.forward:
         return norm
     training = norm.training or norm.running_mean is None
@@ -72,12 +111,18 @@ def state_of(norm: nn.Module) -> BatchNorm | Callable | None:
     )
 
 
-def _group_of(norm: nn.SyncBatchNorm) -> object:
+def _group_of(norm: nn.SyncBatchNorm | GlooSyncBN) -> object:
     """The processes it is synchronised over; None for one alone."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return None
     group = norm.process_group or distributed.group.WORLD
-    return group if distributed.get_world_size(group) > 1 else None
+    size = distributed.get_world_size(group)
+    if size < 0:
+        raise InputError(
+            f'{type(norm).__name__}: expected a process_group with this '
+            f'process (rank {distributed.get_rank()}), got one without it'
+        )
+    return group if size > 1 else None
 
 
 @torch.no_grad()

@@ -17,12 +17,12 @@ check_distribution()
 from mmengine.registry import MODELS  # noqa: E402
 
 import mmrfa.datasets  # noqa: E402, F401
-from mmrfa.layers import OPERATORS  # noqa: E402
+from mmrfa.layers import OPERATORS, GlooSyncBN  # noqa: E402
 
 allow_config_scopes()
 
-for _operator in OPERATORS:
-    MODELS.register_module(module=_operator)
+for _module in (*OPERATORS, GlooSyncBN):
+    MODELS.register_module(module=_module)
 
 from mmrfa.models.backbones import RFAResNet, RFAResNetV1c  # noqa: E402
 from mmrfa.models.plugins import AttentionBlock  # noqa: E402

@@ -12,7 +12,7 @@ from mmrfa.ops.common.gates import (
     coordinate_gates,
     spatial_gate,
 )
-from mmrfa.ops.common.norm import BatchNorm, ConvNorm
+from mmrfa.ops.common.norm import BatchNorm, ConvNorm, normalize
 from mmrfa.ops.common.taps import Conv, conv2d
 from mmrfa.ops.common.window import Window, receptive_field, spread
 from mmrfa.ops.dispatch import BACKENDS, forced_backend, operator, use_backend
@@ -34,6 +34,7 @@ __all__ = [
     'conv2d',
     'coordinate_gates',
     'forced_backend',
+    'normalize',
     'operator',
     'receptive_field',
     'receptive_field_features',

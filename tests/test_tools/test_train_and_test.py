@@ -140,7 +140,7 @@ def test_two_processes_on_cpu(tmp_path, sample_root) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert 'GPU number: 2' in done.stdout
-    assert 'SyncBN became BN in 2 places' in done.stdout
+    assert 'SyncBN became GlooSyncBN in 2 places' in done.stdout
     assert [p.name for p in tmp_path.rglob('*.pth')] == ['iter_2.pth']
     loss = losses(tmp_path / 'run')
     assert list(loss) == [1, 2]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmrfa.ops.common.norm import ConvNorm, Norm, normalize
-from mmrfa.ops.common.taps import Conv
+from mmrfa.ops.common.taps import Conv, pointwise
 
 
 def channel_gate(
@@ -34,7 +34,7 @@ def channel_gate(
     """
 
     def mlp(pooled: Tensor) -> Tensor:
-        return F.conv2d(F.relu(F.conv2d(pooled, squeeze)), expand)
+        return pointwise(F.relu(pointwise(pooled, squeeze)), expand)
 
     score = mlp(x.mean((2, 3), keepdim=True))
     if max_pool:
@@ -113,12 +113,12 @@ def gates_of_means(
     """
     lengths = [rows.size(2), columns.size(3)]
     joined = torch.cat([rows, columns.transpose(2, 3)], 2)
-    joined = F.conv2d(joined, layers.squeeze.weight, layers.squeeze.bias)
+    joined = pointwise(joined, layers.squeeze.weight, layers.squeeze.bias)
     joined = F.hardswish(normalize(joined, layers.squeeze.norm))
     rows, columns = joined.split(lengths, 2)
     columns = columns.transpose(2, 3)
     expand_h, expand_w = layers.expand_h, layers.expand_w
     return (
-        F.conv2d(rows, expand_h.weight, expand_h.bias).sigmoid(),
-        F.conv2d(columns, expand_w.weight, expand_w.bias).sigmoid(),
+        pointwise(rows, expand_h.weight, expand_h.bias).sigmoid(),
+        pointwise(columns, expand_w.weight, expand_w.bias).sigmoid(),
     )

@@ -157,10 +157,11 @@ def _normalized_over_group(
 ) -> tuple[Tensor, Statistics | None]:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     count = x.numel() // max(1, x.size(1))
-    mean = wide.sum((0, 2, 3), dtype=torch.float64) / max(1, count)
-    centred = wide - mean.to(wide.dtype)[:, None, None]
-    var = centred.square().sum((0, 2, 3), dtype=torch.float64)
-    mean, var, unbiased = over_group(mean, var / max(1, count), count, norm)
+    if count:
+        var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+    else:  # in a graph all the same: backward has a collective too
+        var = mean = wide.sum((0, 2, 3))
+    mean, var, unbiased = over_group(mean.double(), var.double(), count, norm)
     scale = (var + norm.eps) ** -0.5
     if norm.weight is not None:
         scale = norm.weight * scale
@@ -209,7 +210,14 @@ class _SumOverGroup(torch.autograd.Function):
     def forward(ctx, x: Tensor, group: Any) -> Tensor:
         ctx.group = group
         total = x.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(total, group=group)
+        try:
+            torch.distributed.all_reduce(total, group=group)
+        except RuntimeError as error:
+            raise RuntimeError(
+                'synchronised batch norm: expected all processes of its '
+                'group to run the same norms in the same order, '
+                f'but they did not meet: {error}'
+            ) from error
         return total
 
     @staticmethod

@@ -42,6 +42,22 @@ def conv2d(x: Tensor, conv: Conv, window: Window) -> Tensor:
     return F.conv2d(x, conv.weight, conv.bias, *geometry, conv.groups)
 
 
+def pointwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """A 1x1 convolution.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        weight (Tensor): (O, C, 1, 1).
+        bias (Tensor | None): (O,). Defaults to None.
+
+    Returns:
+        Tensor: (N, O, H, W).
+    """
+    return sum_over_taps(x.unsqueeze(2), Conv(weight, bias))
+
+
 def softmax_over_taps(scores: Tensor) -> Tensor:
     """Softmax over dim 2 of (N, C, K, Ho, Wo), half precision in float32."""
     wide = torch.promote_types(scores.dtype, torch.float32)

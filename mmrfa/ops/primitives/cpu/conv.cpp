@@ -6,6 +6,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
@@ -23,10 +24,21 @@ namespace {
 
 // Features of a group. In forward every thread has groups of its own, unless
 // they would have fewer than `kFewestPixels`, over which matrix products are
-// slow: then, and in backward, all threads work on one group.
-constexpr int64_t kOwnBytes = 2 << 20;
-constexpr int64_t kSharedBytes = 4 << 20;
+// slow: then, and in backward, all threads work on one group. Products over
+// more pixels than the `most` are no faster, and leave the nearest cache.
+struct Size {
+  int64_t bytes, most;
+};
+constexpr Size kOwn = {2 << 20, 288};
+constexpr Size kShared = {4 << 20, 896};
 constexpr int64_t kFewestPixels = 112;
+
+std::vector<Group> groups_of(const Tensor& x, const Geometry& g, Size size,
+                             int64_t threads) {
+  const int64_t bytes = x.size(1) * g.taps() * x.element_size();
+  return groups_of(x.size(0), g, bytes, std::min(size.bytes, size.most * bytes),
+                   kFewestPixels, threads);
+}
 
 // Everything but the last convolution.
 struct Weighted : Learned {
@@ -215,19 +227,19 @@ Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
   p.add_gates(channel_gate, position_gate, row_gate, column_gate);
   const Tensor matrices = checked_matrices(weight, x, groups);
   const int64_t channels = matrices.size(1);
+  Tensor shift = at::zeros({groups, channels, 1}, p.x.options());
+  if (bias.has_value())
+    shift.view(-1).copy_(checked("bias", *bias, {weight.size(0)},
+                                 {at::kFloat, x.scalar_type()}));
   const Tensor out = at::empty(
       {x.size(0), weight.size(0), g.out_height, g.out_width},
       p.x.options());
   const int64_t threads = at::get_num_threads();
-  const int64_t bytes = x.size(1) * g.taps() * x.element_size();
-  auto cut = [&](int64_t size, int64_t count) {
-    return groups_of(x.size(0), g, bytes, size, kFewestPixels, count);
-  };
-  std::vector<Group> work = cut(kOwnBytes, threads);
+  std::vector<Group> work = groups_of(x, g, kOwn, threads);
   const bool shared =
       static_cast<int64_t>(work.size()) < threads ||
       work.front().images * work.front().rows * g.out_width < kFewestPixels;
-  if (shared) work = cut(kSharedBytes, 1);
+  if (shared) work = groups_of(x, g, kShared, 1);
   auto run = [&](int64_t begin, int64_t end) {
     // Autograd keeps its state per thread, and has no part in this.
     const at::AutoDispatchBelowADInplaceOrView guard;
@@ -242,10 +254,10 @@ Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
             part_of(out.narrow(1, i * channels, channels), group);
         if (group.images == 1) {
           Tensor flat = target[0].flatten(1);
-          at::mm_out(flat, matrices[i], y[i]);
+          at::addmm_out(flat, shift[i], matrices[i], y[i]);
         } else {
           target.copy_(
-              at::mm(matrices[i], y[i])
+              at::addmm(shift[i], matrices[i], y[i])
                   .view({channels, group.images, group.rows, g.out_width})
                   .transpose(0, 1));
         }
@@ -257,11 +269,6 @@ Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
     run(0, work.size());
   else
     at::parallel_for(0, work.size(), 1, run);
-  if (bias.has_value()) {
-    const Tensor each = checked("bias", *bias, {weight.size(0)},
-                                {at::kFloat, x.scalar_type()});
-    out.add_(each.to(x.scalar_type()).view({1, -1, 1, 1}));
-  }
   return out.contiguous(format_of(x));
 }
 
@@ -287,9 +294,7 @@ rf_conv_backward(const Tensor& grad, const Tensor& x,
       {x.size(0), weight.size(0), g.out_height, g.out_width},
       {x.scalar_type()});
   const Tensor grad_weight = at::zeros(matrices.sizes(), p.weight.options());
-  const int64_t bytes = x.size(1) * g.taps() * x.element_size();
-  const std::vector<Group> work =
-      groups_of(x.size(0), g, bytes, kSharedBytes, kFewestPixels, 1);
+  const std::vector<Group> work = groups_of(x, g, kShared, 1);
   const Tensor memory = memory_for(work, groups * matrices.size(2), g, p.x);
   for (const Group& group : work) {
     // First the gradient of the features, then the features in its place.
