@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 from mmengine.registry import DATASETS, FUNCTIONS
-from timing import ROOT, machine
+from timing import ROOT, machine, named
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out:
         figures = dict(
             **machine(threads=torch.get_num_threads()),
-            config=str(Path(args.config).resolve().relative_to(ROOT)),
+            config=named(args.config),
             options={k: str(v) for k, v in (args.cfg_options or {}).items()},
             scale=list(args.scale),
             images=IMAGES,

@@ -53,6 +53,12 @@ def machine(**more: object) -> dict:
     )
 
 
+def named(config: str | Path) -> str:
+    """A config as results name it: from the repository's root, if there."""
+    path = Path(config).resolve()
+    return str(path.relative_to(ROOT) if ROOT in path.parents else path)
+
+
 def training_step(module: nn.Module, x: Tensor) -> None:
     """Forward and backward to every parameter and to the input."""
     module.zero_grad()

@@ -198,6 +198,30 @@ def test_speed_is_that_of_the_committed_run(script):
     assert f'take {literal[0]:.1f} and {literal[1]:.1f} times' in words
 
 
+def test_memory_is_that_of_the_committed_run(script):
+    """And one of the networks is counted anew."""
+    file = REPO / 'benchmarks/results/memory.json'
+    cases = json.loads(file.read_text())['cases']
+    names = dict.fromkeys(case['network'] for case in cases)
+    for name in names:
+        cells = [
+            f'{case["ratios"]["kept"]:.2f} / {case["ratios"]["peak"]:.2f}'
+            for case in cases
+            if (case['network'], case['device']) == (name, 'cpu')
+        ]
+        assert f'| {name} | {" | ".join(cells[1:])} |' in TEXTS['backends']
+    memory = script('benchmarks/memory.py')
+    config = memory.CONFIGS['FCN R50-D8']
+    for form in ('plain', 'fused'):
+        (case,) = (
+            case['bytes']
+            for case in cases
+            if (case['network'], case['device'], case['form'])
+            == ('FCN R50-D8', 'meta', form)
+        )
+        assert memory.step(config, form, 'meta', 2, 512) == case
+
+
 def test_every_config_is_listed():
     listed = set()
     for row in re.findall(
