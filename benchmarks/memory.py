@@ -6,8 +6,8 @@ For DeepLabV3, DeepLabV3+ and FCN with RFA-R50-D8, two images of 512x512: what
 is kept for backward, and the peak of a step, over those of the plain network.
 Tensors are counted, not measured: the step runs on tensors without data, so
 that the figures are the same everywhere, and no memory is needed. A library's
-own workspace does not count. Device meta takes the ways that are taken on every
-device but a CPU: what the fused form follows to need on a GPU.
+own workspace does not count. Device meta takes the ways that are taken on
+every device but a CPU: what the fused form follows to need on a GPU.
 """
 
 import argparse

@@ -250,7 +250,7 @@ def test_synchronised_norms_see_one_batch(case, found, request):
         for name in names:
             del expected[name]
     for part, out in zip(found, outs.split(SHARES[case.share])):
-        got = {k: v for k, v in part[case.name].items()}
+        got = part[case.name]
         if case.change == 'checkpointed':
             got = {k: got[k] for k in (*expected, 'out')}
         compare(case, got, expected | {'out': out})
@@ -296,7 +296,7 @@ def test_synchronised_norms_of_one_process_are_batch_norms():
             net = nets[norm, form] = network(norm, torch.float64)
             train(Case(form, 'BN'), net, x)
     expected = nets['BN', 'reference'].state_dict()
-    for (norm, form), net in nets.items():
+    for (_, form), net in nets.items():
         for name, value in net.state_dict().items():
             torch.testing.assert_close(value, expected[name])
         with use_backend(form):

@@ -54,7 +54,19 @@ def weight_attention(
     Returns:
         Tensor: (N, O, I, kh, kw), values in (0, 1).
     """
-    out_channels, in_channels, *kernel_size = weight_shape
+    maps = attention_maps(x, layers, weight_shape)
+    return maps.index_select(2, map_of_input(maps, weight_shape))
+
+
+def attention_maps(
+    x: Tensor, layers: WeightAttention, weight_shape: torch.Size
+) -> Tensor:
+    """Compute the M different maps of :func:`weight_attention`.
+
+    Returns:
+        Tensor: (N, O, M, kh, kw).
+    """
+    out_channels, _, *kernel_size = weight_shape
     hidden = pool_to(x, kernel_size)
     for conv in (layers.squeeze, layers.expand):
         hidden = F.conv2d(hidden, conv.weight, conv.bias)
@@ -62,19 +74,14 @@ def weight_attention(
     weight, bias, groups = layers.fan_out
     scores = F.conv2d(hidden, weight, bias, groups=groups)
     maps = weight.size(0) // out_channels
-    attention = scores.sigmoid().unflatten(1, (out_channels, maps))
-    if in_channels % maps == 0:
-        each = attention.unsqueeze(3)
-        each = each.expand(-1, -1, -1, in_channels // maps, -1, -1)
-        return each.flatten(2, 3)
-    served = [-(-m * in_channels // maps) for m in range(maps + 1)]
-    return torch.cat(
-        [
-            attention[:, :, m : m + 1].expand(-1, -1, end - start, -1, -1)
-            for m, (start, end) in enumerate(zip(served, served[1:]))
-        ],
-        2,
-    )
+    return scores.sigmoid().unflatten(1, (out_channels, maps))
+
+
+def map_of_input(maps: Tensor, weight_shape: torch.Size) -> Tensor:
+    """Which of the M maps serves each input channel, (I,) int64."""
+    inputs = weight_shape[1]
+    place = torch.arange(inputs, device=maps.device)
+    return place * maps.size(2) // inputs
 
 
 def aw_conv2d(

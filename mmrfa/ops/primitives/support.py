@@ -3,17 +3,13 @@
 import torch
 from torch import Tensor
 
+from mmrfa.ops.common.autocast import autocasts, computed_in
 from mmrfa.ops.common.norm import ConvNorm, unsupported_norm
 from mmrfa.ops.common.taps import Conv
 from mmrfa.ops.common.tracing import is_exporting
 from mmrfa.ops.common.window import Window
 from mmrfa.ops.primitives import cpu, gpu
 from mmrfa.ops.primitives.define import unavailable
-
-
-def as_autocast(x: Tensor) -> Tensor:
-    """Cast the input as autocast casts that of a convolution."""
-    return x.to(_computed_in(x))
 
 
 def unsupported(
@@ -29,10 +25,10 @@ def unsupported(
     """
     if unavailable():  # first: such a torch cannot be asked about autocast
         return unavailable()
-    dtype = _computed_in(x)
+    dtype = computed_in(x)
     weights = {conv.weight.dtype, feature.weight.dtype}
     # A convolution takes one dtype; the reference form says so.
-    if not _autocasts(x) and weights != {x.dtype}:
+    if not autocasts(x) and weights != {x.dtype}:
         return f'needs weights of the dtype of the input, {x.dtype}'
     if conv.weight.dtype not in (dtype, torch.float32):
         return f'needs weights of float32 or {dtype}, got {conv.weight.dtype}'
@@ -53,14 +49,3 @@ def automatic(x: Tensor) -> str | None:
     if x.is_cuda:
         return 'its speed on GPUs was not measured, name it to use it'
     return None
-
-
-def _autocasts(x: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
-
-
-def _computed_in(x: Tensor) -> torch.dtype:
-    """The dtype in which a convolution of x would run."""
-    if x.dtype != torch.float64 and _autocasts(x):
-        return torch.get_autocast_dtype(x.device.type)
-    return x.dtype

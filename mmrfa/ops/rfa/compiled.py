@@ -3,11 +3,12 @@
 from torch import Tensor
 
 from mmrfa.ops import primitives
+from mmrfa.ops.common.autocast import as_autocast
 from mmrfa.ops.common.norm import ConvNorm
 from mmrfa.ops.common.taps import Conv
 from mmrfa.ops.common.window import Window
 from mmrfa.ops.primitives.folding import folded_features
-from mmrfa.ops.primitives.support import as_autocast, unsupported
+from mmrfa.ops.primitives.support import unsupported
 from mmrfa.ops.rfa.fused import as_kernel
 
 

@@ -3,13 +3,14 @@
 from torch import Tensor
 
 from mmrfa.ops import primitives
+from mmrfa.ops.common.autocast import as_autocast
 from mmrfa.ops.common.gates import CoordinateGates
 from mmrfa.ops.common.norm import ConvNorm, normalize, unsupported_norm
 from mmrfa.ops.common.taps import Conv
 from mmrfa.ops.common.window import Window
 from mmrfa.ops.primitives.folding import folded_features
 from mmrfa.ops.primitives.rf_conv import LineGates
-from mmrfa.ops.primitives.support import as_autocast, unsupported
+from mmrfa.ops.primitives.support import unsupported
 from mmrfa.ops.rfca.fused import line_gates
 
 

@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 from mmrfa.ops import primitives
+from mmrfa.ops.common.autocast import as_autocast
 from mmrfa.ops.common.gates import channel_gate
 from mmrfa.ops.common.norm import ConvNorm
 from mmrfa.ops.common.taps import Conv
 from mmrfa.ops.common.window import Window
 from mmrfa.ops.primitives.folding import folded_features
 from mmrfa.ops.primitives.rf_conv import PositionGates
-from mmrfa.ops.primitives.support import as_autocast, unsupported
+from mmrfa.ops.primitives.support import unsupported
 from mmrfa.ops.rfcbam.fused import position_gate
 from mmrfa.ops.rfcbam.reference import CBAMGates
 
