@@ -99,7 +99,7 @@ def test_own_operator_and_its_test_run(tmp_path, monkeypatch):
 
 
 def test_experiment_runs():
-    (code,) = blocks('configs', '_base_ =')
+    (code,) = blocks('configs', "_base_ = './")
     # Read from the folder that the page puts it in, without writing there.
     code = code.replace("'./", f"'{CONFIGS}/")
     config = Config.fromstring(code, '.py')
