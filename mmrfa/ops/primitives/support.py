@@ -56,7 +56,8 @@ def automatic(x: Tensor) -> str | None:
 
 
 def _autocasts(x: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
+    # torch refuses the question for a device without autocast.
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 
 def _computed_in(x: Tensor) -> torch.dtype:
