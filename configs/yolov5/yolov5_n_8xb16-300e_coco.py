@@ -6,7 +6,6 @@ _base_ = [
 model = dict(
     type='Converted',
     original='YOLODetector',
-    attention_conv=None,
     where=['backbone.stage?.0.conv', 'neck.downsample_layers.?.conv'],
     norm_cfg=_base_.norm_cfg,
 )

@@ -108,11 +108,11 @@ def test_has_what_the_tools_need(name, monkeypatch):
     assert cfg.tta_model.type == 'mmdet.DetTTAModel'
     assert cfg.tta_pipeline[1].type == 'TestTimeAug'
     assert cfg.default_hooks.checkpoint.save_best
-    pipeline = cfg.train_dataloader.dataset.pipeline
-    assert pipeline == cfg.train_pipeline
-    assert cfg.test_pipeline == cfg.test_dataloader.dataset.pipeline
+    for part in 'train', 'test':  # up to MMEngine's marks of a base
+        pipeline = cfg[f'{part}_dataloader'].dataset.pipeline
+        named = [step.type for step in cfg[f'{part}_pipeline']]
+        assert [step.type for step in pipeline] == named
     # Everything lies in our data root, nothing needs albumentations.
-    text = cfg.pretty_text.partition('train_dataloader = ')[2]
     for part in 'train', 'val', 'test':
         text = str(cfg[f'{part}_dataloader'])
         assert "'/some/where/" in text and "'data/" not in text
@@ -128,9 +128,9 @@ def test_variant_is_its_twin_with_an_operator(name):
     assert len(NAMES[name].read_text().splitlines()) == 2
     variant, plain = load(name), load(twin(name))
     operator = variant.model.pop('attention_conv')
-    assert TAGS[operator.type] == name.split('_')[1].partition('-')[2]
-    assert not operator.bias  # a norm follows
-    assert plain.model.pop('attention_conv') is None
+    tag = name.split('_')[1].partition('-')[2]
+    assert {**operator, 'type': TAGS[operator.type]} == dict(type=tag)
+    assert 'attention_conv' not in plain.model
     assert variant.to_dict() == plain.to_dict()
 
 
