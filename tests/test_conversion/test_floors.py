@@ -31,8 +31,8 @@ def test_constants_are_the_least_values():
         for module in variants:
             low, high = front(module)
             values = outputs(module)
-            assert low <= values.min() <= 0.98 * low + 1e-5, kind
-            assert high == math.inf or high - 0.01 < values.max() <= high
+            assert low <= values.min() <= 0.96 * low + 1e-5, kind
+            assert high == math.inf or high - 0.04 < values.max() <= high
             # rounded by half precision, too
             assert low <= outputs(module, torch.bfloat16).min(), kind
     assert front(nn.Hardtanh(-2, 3)) == (-2, 3)
@@ -209,7 +209,7 @@ def test_activation_whose_output_comes_in():
 
         def forward(self, x):
             a = self.act(self.one(x))
-            b = self.two(a)
+            b = self.two(a.chunk(1, 1)[0])
             a -= 3  # the same tensor, no longer the output of the activation
             return b + self.three(a)
 
