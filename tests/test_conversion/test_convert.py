@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, weight_norm
 
 import mmrfa
 from mmrfa import convert_convs, plan_convs
+from mmrfa.conversion import calibrate
 from mmrfa.conversion.sample import outputs, relative_error
 from mmrfa.errors import InputError
 from mmrfa.layers import OPERATORS, AttentionConv2d, AWConv, CAMConv, RFAConv
@@ -641,6 +642,26 @@ def test_own_operator_and_arguments():
     assert far(new, net) < 1e-6
     new = convert_convs(net, 'RFAConv', mode='unfold')
     assert far(new, net) < 1e-6 and new.blocks[0].conv1.bias is None
+
+
+@pytest.mark.parametrize('operator', FEATURES)
+def test_training_mode_is_near_once_calibrated(operator):
+    """Behind SiLUs, where the norm has to keep the floor."""
+    net = make()
+    x = torch.randn(16, 3, 24, 24)
+    near = convert_convs(net, operator)
+    neutral = copy.deepcopy(near)
+    assert calibrate(near, [x[:8], (x[8:],)]) == 2
+    assert near.blocks[0].conv1.norm.running_var.max() < 0.9
+    assert far(near, net, x) < 1e-6
+    for module in near, neutral, net:
+        # of the network itself: as in eval mode
+        module.train().blocks[0].norm1.eval(), module.blocks[1].norm1.eval()
+    gaps = [
+        relative_error([n(x)['out'][0]], [net(x)['out'][0]])
+        for n in (near, neutral)
+    ]
+    assert gaps[0] < 0.1 < 0.4 * gaps[1]
 
 
 def test_reachable_from_the_top():
