@@ -212,9 +212,21 @@ def _range(
         node.args[0], fx.Node
     ):
         return _with_zero([of(value) for value in node.args[0]])
+    if name in ('mul', 'imul') and _is_swish(*node.args[:2], model):
+        return ACTIVATIONS['silu']
     if name in _ARITHMETIC and len(node.args) == 2 and not node.kwargs:
         return _ARITHMETIC[name](*map(of, node.args))
     return ANY
+
+
+def _is_swish(a: object, b: object, model: nn.Module) -> bool:
+    """Whether one is the sigmoid of the other."""
+    for x, gate in (a, b), (b, a):
+        if isinstance(gate, fx.Node) and gate.args[:1] == (x,):
+            by_name = gate.op != 'call_module' and _name(gate) == 'sigmoid'
+            if by_name or _module(gate, model, nn.Sigmoid) is not None:
+                return True
+    return False
 
 
 def _passes(node: fx.Node, model: nn.Module) -> bool:
