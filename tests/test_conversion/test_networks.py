@@ -1,5 +1,10 @@
 """Networks of other packages: exact starts, and the authors' weights."""
 
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 import torch
 from test_models import authors_networks as authors
@@ -7,6 +12,7 @@ from torch import nn
 
 from mmrfa import convert_convs, plan_convs
 from mmrfa.checkpoints.authors import rename_authors
+from mmrfa.checkpoints.names import operators_in
 from mmrfa.conversion.sample import outputs, relative_error
 from mmrfa.errors import InputError
 
@@ -113,3 +119,52 @@ def test_plain_weights_of_the_authors_are_told():
     state = authors.Network(plain, 18).state_dict()
     with pytest.raises(InputError, match='found plain convolutions'):
         rename_authors(state, 'x')
+
+
+def test_trains_by_the_recipe_for_ultralytics(tmp_path, monkeypatch):
+    """One epoch on noise; its checkpoint goes on and validates."""
+    ultralytics = pytest.importorskip('ultralytics')
+    from PIL import Image
+
+    text = (Path(__file__).parents[2] / 'docs/any-model.md').read_text()
+    recipe = re.findall(r'```python\n(.*?)```', text, re.S)
+    (code,) = (block for block in recipe if 'DetectionTrainer' in block)
+    module = ModuleType('recipe')
+    monkeypatch.setitem(sys.modules, 'recipe', module)
+    exec(compile(code, 'any-model', 'exec'), vars(module))
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'labels').mkdir()
+    for i in range(4):
+        pixels = torch.randint(0, 255, (64, 64, 3), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f'images/{i}.png')
+        (tmp_path / f'labels/{i}.txt').write_text('0 0.5 0.5 0.4 0.4\n')
+    data = tmp_path / 'data.yaml'
+    data.write_text(
+        f'path: {tmp_path}\ntrain: images\nval: images\nnames: [thing]\n'
+    )
+    settings = dict(
+        data=str(data),
+        imgsz=64,
+        batch=2,
+        device='cpu',
+        project=str(tmp_path),
+        workers=0,
+        plots=False,
+    )
+    yolo = ultralytics.YOLO('yolo11n.yaml')
+    yolo.train(trainer=module.RFATrainer, epochs=1, **settings)
+    last = tmp_path / 'train/weights/last.pt'
+    again = ultralytics.YOLO(last)
+    operators = operators_in(again.model)
+    assert list(operators) == [f'model.{i}.conv' for i in (1, 3, 5, 7, 17, 20)]
+    # trained: no longer as it started
+    assert all(op.attn.weight.any() for op in operators.values())
+    x = torch.rand(1, 3, 64, 64)
+    net = again.model.float().eval()
+    before = outputs(net, x)
+    assert relative_error(outputs(net.fuse(verbose=False), x), before) < 1e-5
+    # weights of a former run, and not another start from them
+    model = module.RFATrainer(
+        overrides=dict(settings, model=str(last), epochs=1)
+    ).get_model('yolo11n.yaml', ultralytics.YOLO(last).model.float(), False)
+    assert relative_error(outputs(model, x), before) < 1e-5
