@@ -162,6 +162,10 @@ def _check(
             )
     if start != 'exact':
         return
+    if not all(t.isfinite().all() for t in found.before):
+        raise InputError(
+            'sample: expected finite outputs of the network before, got others'
+        )
     if tolerance is None:
         dtypes = [t.dtype for t in (*after, *(op.weight for op in new))]
         tolerance = 1000 * max(torch.finfo(dtype).eps for dtype in dtypes)

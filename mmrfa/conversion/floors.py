@@ -58,10 +58,10 @@ _PASS = (
     nn.ZeroPad2d,
 )
 _PASS_NAMES = (
-    'adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d chunk clone contiguous '
-    'detach dropout dropout2d expand flatten getitem interpolate max_pool2d '
-    'mean permute pixel_shuffle pixel_unshuffle reshape split squeeze to '
-    'transpose unbind unsqueeze view'
+    'adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d chunk clone '
+    'contiguous detach dropout dropout2d expand flatten getitem interpolate '
+    'max_pool2d mean permute pixel_shuffle pixel_unshuffle reshape split '
+    'squeeze to transpose unbind unsqueeze view'
 ).split()
 _NAMESPACES = operator, torch, F
 
@@ -139,14 +139,16 @@ class _Proxy(fx.Proxy):
     """Records ``a += b`` as it is; fx would make it ``a = a + b``."""
 
 
+def _augmented(name: str) -> Callable:
+    function = getattr(operator, name)
+    return lambda self, other: self.tracer.create_proxy(
+        'call_function', function, (self, other), {}
+    )
+
+
 _AUGMENTED = 'iadd', 'isub', 'imul', 'itruediv', 'ifloordiv', 'imod', 'ipow'
-for _name in _AUGMENTED:
-
-    def _augmented(self, other, _function=getattr(operator, _name)):
-        args = self, other
-        return self.tracer.create_proxy('call_function', _function, args, {})
-
-    setattr(_Proxy, f'__{_name}__', _augmented)
+for _operation in _AUGMENTED:
+    setattr(_Proxy, f'__{_operation}__', _augmented(_operation))
 
 
 class _Tracer(fx.Tracer):
@@ -210,9 +212,21 @@ def _range(
         node.args[0], fx.Node
     ):
         return _with_zero([of(value) for value in node.args[0]])
+    if name in ('mul', 'imul') and _is_swish(*node.args[:2], model):
+        return ACTIVATIONS['silu']
     if name in _ARITHMETIC and len(node.args) == 2 and not node.kwargs:
         return _ARITHMETIC[name](*map(of, node.args))
     return ANY
+
+
+def _is_swish(a: object, b: object, model: nn.Module) -> bool:
+    """Whether one is the sigmoid of the other."""
+    for x, gate in (a, b), (b, a):
+        if isinstance(gate, fx.Node) and gate.args[:1] == (x,):
+            by_name = gate.op != 'call_module' and _name(gate) == 'sigmoid'
+            if by_name or _module(gate, model, nn.Sigmoid) is not None:
+                return True
+    return False
 
 
 def _passes(node: fx.Node, model: nn.Module) -> bool:
@@ -239,6 +253,10 @@ def _sum(a: Range, b: Range) -> Range:
     return a[0] + b[0], a[1] + b[1]
 
 
+def _difference(a: Range, b: Range) -> Range:
+    return a[0] - b[1], a[1] - b[0]
+
+
 def _product(a: Range, b: Range) -> Range:
     # 0 times infinity is 0: the values themselves are finite.
     ends = [x * y if x and y else 0.0 for x in a for y in b]
@@ -248,6 +266,8 @@ def _product(a: Range, b: Range) -> Range:
 _ARITHMETIC: dict[str, Callable[[Range, Range], Range]] = {
     'add': _sum,
     'iadd': _sum,
+    'sub': _difference,
+    'isub': _difference,
     'mul': _product,
     'imul': _product,
 }
@@ -332,7 +352,8 @@ class Watch:
 
     def _see(self, conv: nn.Module, args: tuple, kwargs: dict) -> None:
         x = args[0] if args else kwargs['input']
-        values, version = getattr(x, '_mmrfa_front', (ANY, -1))
+        whole = x if x._base is None else x._base  # of a chunk
+        values, version = getattr(whole, '_mmrfa_front', (ANY, -1))
         floor = floor_of(values) if version == x._version else None
         before = self.known.get(conv, 0.0)
         unknown = floor is None or before is None

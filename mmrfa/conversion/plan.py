@@ -127,10 +127,9 @@ class Plan:
             f'parameters of the network: {self.parameters:,} -> '
             f'{self.parameters + more:,}'
         )
-        others = Counter(row.why for row in self.rows if not row.asked)
+        others = [row for row in self.rows if not row.asked]
         if others:
-            counts = '; '.join(f'{n} {why}' for why, n in others.items())
-            lines.append(f'not asked for: {counts}')
+            lines.append(f'not asked for: {_reasons(others)}')
         if self.merging:
             lines.append(
                 'merge convolutions by their weights; compare outputs behind '
@@ -139,6 +138,11 @@ class Plan:
         if self.problem:
             lines.append(self.problem)
         return '\n'.join(lines)
+
+
+def _reasons(rows: list[Row]) -> str:
+    counts = Counter(row.why for row in rows)
+    return '; '.join(f'{n} {why}' for why, n in counts.items())
 
 
 def _change(numbers: object, new: object, form: str) -> str:
@@ -181,12 +185,10 @@ def plan_convs(
         Plan: a table to print; its ``rows`` are for programs.
 
     Raises:
-        InputError: as :func:`mmrfa.convert_convs`, but an unknown floor, which
-            is the ``problem`` of the plan.
+        InputError: as :func:`mmrfa.convert_convs`. Nothing to replace and an
+            unknown least input are the ``problem`` of the plan.
     """
-    return find(
-        model, operator, where, exclude, start, sample, arguments
-    ).plan
+    return find(model, operator, where, exclude, start, sample, arguments).plan
 
 
 def find(
@@ -236,13 +238,9 @@ def find(
         taken.append((row, site))
     plan = Plan(rows, parameters=_count(model))
     if not taken:
-        reasons = [f'{row.name}: {row.why}' for row in rows if row.asked]
-        reasons = reasons or ['none is asked for']
-        raise InputError(
+        plan.problem = (
             f'where, exclude: expected a convolution that {kind.__name__} '
-            f'can replace, got none of {len(rows)} ({reasons[0]}'
-            + (f', and {len(reasons) - 1} more' if reasons[1:] else '')
-            + ')'
+            f'can replace, got none of {len(rows)}: {_reasons(rows)}'
         )
     before = None
     with Watch(model, [site.conv for _, site in taken]) as watch:
@@ -416,11 +414,7 @@ def _flops(conv: nn.Conv2d, new: nn.Module, shapes: dict) -> tuple[int, int]:
 
 def _merging(model: nn.Module, sites: list[Site]) -> list[str]:
     """Methods that merge, of what is around the convolutions."""
-    around = {
-        name.rpartition('.')[0]
-        for site in sites
-        for name in site.names
-    }
+    around = {name.rpartition('.')[0] for site in sites for name in site.names}
     around |= {
         '.'.join(name.split('.')[:i])
         for name in around

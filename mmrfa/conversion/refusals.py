@@ -123,6 +123,7 @@ class Ties:
                 if key.startswith('_') and isinstance(value, dict):
                     continue  # of nn.Module itself
                 for held in _parts(value):
+                    held = getattr(held, '__self__', held)  # of a method
                     if isinstance(held, nn.Module):
                         path = f'{name}.{key}' if name else key
                         self._holders[id(held)] = path

@@ -31,8 +31,8 @@ def test_constants_are_the_least_values():
         for module in variants:
             low, high = front(module)
             values = outputs(module)
-            assert low <= values.min() <= 0.98 * low + 1e-5, kind
-            assert high == math.inf or high - 0.01 < values.max() <= high
+            assert low <= values.min() <= 0.96 * low + 1e-5, kind
+            assert high == math.inf or high - 0.04 < values.max() <= high
             # rounded by half precision, too
             assert low <= outputs(module, torch.bfloat16).min(), kind
     assert front(nn.Hardtanh(-2, 3)) == (-2, 3)
@@ -104,6 +104,9 @@ CASES = {
     'shifted': (lambda x: F.silu(x) + 1, 0),
     'gate': (gate, 0.28),
     'gate of numbers': (lambda x: F.silu(x) * -2, None),
+    'swish': (lambda x: x * x.sigmoid(), 0.28),
+    'swish of a module': (lambda x, m: m(x) * x, 0.28, nn.Sigmoid()),
+    'sigmoid of another': (lambda x: (x + 1) * x.sigmoid(), None),
     'both below': (lambda x: F.relu6(x) * F.tanh(x), 6),
     'concatenated': (concatenated, 0.28),
     'halves': (halves, 0.172),
@@ -209,7 +212,7 @@ def test_activation_whose_output_comes_in():
 
         def forward(self, x):
             a = self.act(self.one(x))
-            b = self.two(a)
+            b = self.two(a.chunk(1, 1)[0])
             a -= 3  # the same tensor, no longer the output of the activation
             return b + self.three(a)
 
