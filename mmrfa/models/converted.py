@@ -79,9 +79,7 @@ def build_converted(
         raise InputError(f"start: expected 'fresh' or 'exact', got {start!r}")
     choice = dict(where=where, exclude=exclude, inplace=True, **arguments)
 
-    net = convert_convs(
-        MODELS.build(cfg), operator, start='fresh', **choice
-    )
+    net = convert_convs(MODELS.build(cfg), operator, start='fresh', **choice)
     if start == 'fresh':
         _refuse_frozen(net)
         return net

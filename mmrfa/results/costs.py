@@ -44,10 +44,10 @@ def count_config(
         path (Path): the config. One of mmpretrain's is counted without that
             package: as the backbone and a linear layer.
         size (int): height and width of the image.
-        seen (int | None): count as the tools of YOLO do: norms behind
-            convolutions are folded, the network sees an image of this size,
-            and its operations are multiplied by the ratio of the areas.
-            Defaults to None.
+        seen (int | None): count operations as the tools of YOLO do: norms
+            behind plain convolutions are folded, the network sees an image
+            of this size, and what it takes is multiplied by the ratio of the
+            areas. Defaults to None.
 
     Returns:
         tuple[int, float]: parameters, multiply-adds, see :func:`count`.
@@ -58,13 +58,14 @@ def count_config(
     net = network(path)
     if seen is None:
         return count(net, (3, size, size), as_published=True)
+    params = parameters(net)
     fold_norms(net.eval())
-    params, flops = count(net, (3, seen, seen), as_published=True)
+    _, flops = count(net, (3, seen, seen), as_published=True)
     return params, flops * (size / seen) ** 2
 
 
 def fold_norms(net: nn.Module) -> None:
-    """Fold the norms behind convolutions, not those inside operators.
+    """Fold the norms behind plain convolutions.
 
     Args:
         net (nn.Module): of MMCV's ``ConvModule`` s, in eval mode, changed
@@ -73,7 +74,8 @@ def fold_norms(net: nn.Module) -> None:
     from mmcv.cnn import ConvModule
 
     for layer in list(net.modules()):
-        if isinstance(layer, ConvModule) and layer.with_norm:
+        folds = isinstance(layer, ConvModule) and layer.with_norm
+        if folds and isinstance(layer.conv, nn.Conv2d):
             layer.conv = fuse_conv_bn_eval(layer.conv, layer.norm)
             setattr(layer, layer.norm_name, nn.Identity())
 
