@@ -69,6 +69,9 @@ def test_trains_goes_on_tests_and_draws(
     bccd, call, monkeypatch, tmp_path, capfd
 ):
     monkeypatch.setenv('MMRFA_DATA_ROOT', bccd)
+    # MMEngine writes the config often, and its layout costs a second.
+    layout = 'yapf.yapflib.yapf_api.FormatCode'
+    monkeypatch.setattr(layout, lambda code, **_: (code, True))
     short, run = tmp_path / 'short.py', tmp_path / 'run'
     short.write_text(SHORT.replace('CONFIG', str(CONFIG)))
     assert call('train.py', short, '--work-dir', run) == 0
