@@ -173,7 +173,7 @@ def _check(
         raise InputError(
             f'sample: expected the outputs before within {tolerance:.1e} '
             f"(relative) behind start='exact', got {error:.1e}; the network "
-            'is as it was'
+            'is as it was, tolerance= takes more'
         )
 
 
