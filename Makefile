@@ -73,7 +73,7 @@ test-classification: ## mmpretrain in .venv-cls, on another torch
 	  --ignore tests/test_ops/test_triton.py \
 	  $(PYTEST_ARGS)
 
-test-oldest: ## operators and layers on the oldest torch, in .venv-oldest
+test-oldest: ## what needs torch alone, on the oldest torch, in .venv-oldest
 	@$(BOOTSTRAP) --venv .venv-oldest --torch '-r requirements/oldest.txt'
 	@cd '$(ROOT)'; '$(ROOT)/.venv-oldest/bin/python' $(PYTEST) \
 	  tests/test_ops tests/test_layers tests/test_conversion $(PYTEST_ARGS)

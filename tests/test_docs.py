@@ -102,6 +102,7 @@ def test_exact_starts_are_those_of_the_committed_run(script):
     measured = [n for n in results['networks'].values() if n['replaced']]
     assert len(measured) >= 11
     for row in measured:
+        assert row['one_percent_off'] > 5e-4  # it would be seen
         assert max(row['errors'].values()) <= 1e-5
         assert max(row['errors_float64'].values()) <= 1e-12
         assert max(row.get('errors_fused', dict(none=0)).values()) <= 1e-5

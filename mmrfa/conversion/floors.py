@@ -59,10 +59,16 @@ _PASS = (
 )
 _PASS_NAMES = (
     'adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d chunk clone '
-    'contiguous detach dropout dropout2d expand flatten getitem interpolate '
-    'max_pool2d mean permute pixel_shuffle pixel_unshuffle reshape split '
-    'squeeze to transpose unbind unsqueeze view'
+    'contiguous detach expand flatten getitem interpolate max_pool2d mean '
+    'permute pixel_shuffle pixel_unshuffle reshape split squeeze to '
+    'transpose unbind unsqueeze view'
 ).split()
+# Give memory of their own; any other function may give a view.
+_FRESH = {
+    *ACTIVATIONS,
+    *'add sub mul truediv cat concat stack matmul linear conv2d'.split(),
+    *'batch_norm layer_norm group_norm'.split(),
+}
 _NAMESPACES = operator, torch, F
 
 
@@ -73,13 +79,19 @@ def front(module: nn.Module) -> Range | None:
         module (nn.Module): of torch itself, or it is unknown.
     """
     kind = type(module)
-    if not kind.__module__.startswith('torch.nn.modules.activation'):
+    if kind.__module__ != 'torch.nn.modules.activation' or _altered(module):
         return None
     if kind is nn.Hardtanh:
         return module.min_val, module.max_val
     if kind in (nn.ELU, nn.CELU):
         return -abs(module.alpha), math.inf
     return ACTIVATIONS.get(kind.__name__.lower())
+
+
+def _altered(module: nn.Module) -> bool:
+    """Whether a module of torch may do something else here."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return bool(hooks) or 'forward' in vars(module)
 
 
 def floor_of(values: Range) -> float | None:
@@ -208,13 +220,13 @@ def _range(
         return ACTIVATIONS[name]
     if _passes(node, model):
         return _with_zero([of(node.args[0])])
-    if name in ('cat', 'concat', 'stack') and not isinstance(
-        node.args[0], fx.Node
-    ):
-        return _with_zero([of(value) for value in node.args[0]])
-    if name in ('mul', 'imul') and _is_swish(*node.args[:2], model):
-        return ACTIVATIONS['silu']
+    if name in ('cat', 'concat', 'stack') and node.args:
+        parts = node.args[0]
+        single = isinstance(parts, fx.Node)
+        return ANY if single else _with_zero([of(part) for part in parts])
     if name in _ARITHMETIC and len(node.args) == 2 and not node.kwargs:
+        if name in ('mul', 'imul') and _is_swish(*node.args, model):
+            return ACTIVATIONS['silu']
         return _ARITHMETIC[name](*map(of, node.args))
     return ANY
 
@@ -233,14 +245,22 @@ def _passes(node: fx.Node, model: nn.Module) -> bool:
     if node.op == 'call_module':
         module = model.get_submodule(node.target)
         smooth = type(module) is nn.Upsample and module.mode != 'bicubic'
-        return smooth or type(module) in _PASS
+        sums = getattr(module, 'divisor_override', None) is not None
+        random = 'Dropout' in type(module).__name__ and module.training
+        known = smooth or type(module) in _PASS
+        return known and not (sums or random or _altered(module))
     if node.op not in ('call_function', 'call_method') or not node.args:
         return False
     name = _name(node)
     if name == 'interpolate':
-        return node.kwargs.get('mode', 'nearest') != 'bicubic' and (
-            len(node.args) < 4
-        )
+        smooth = node.kwargs.get('mode', 'nearest') != 'bicubic'
+        return smooth and len(node.args) < 4
+    if name == 'dropout':
+        return node.kwargs.get('training') is False
+    if name == 'avg_pool2d' and (
+        'divisor_override' in node.kwargs or len(node.args) > 6
+    ):
+        return False
     return name in _PASS_NAMES
 
 
@@ -283,32 +303,59 @@ def _overwrites(graph: fx.Graph, model: nn.Module) -> bool:
     for node in graph.nodes:
         if not _in_place(node, model):
             continue
-        if not node.args or not isinstance(node.args[0], fx.Node):
+        named = 'out' in node.kwargs or not node.args
+        if named or not isinstance(node.args[0], fx.Node):
             return True
         memory: fx.Node | None = node.args[0]
         while memory is not None:
             if any(order[user] > order[node] for user in memory.users):
                 return True
-            same = _in_place(memory, model) or _passes(memory, model)
-            sources = _inputs(memory) if same else []
+            sources = [] if _is_fresh(memory, model) else _inputs(memory)
             memory = sources[0] if sources else None
     return False
+
+
+def _is_fresh(node: fx.Node, model: nn.Module) -> bool:
+    """Whether a node has memory that no node before it has."""
+    if node.op == 'call_module':
+        module = model.get_submodule(node.target)
+        inplace = getattr(module, 'inplace', False)
+        return not (inplace or _passes(node, model))
+    if node.op in ('call_function', 'call_method'):
+        return _name(node) in _FRESH and not _inplace_argument(node)
+    return True  # an input, or a parameter
 
 
 def _in_place(node: fx.Node, model: nn.Module) -> bool:
     if node.op == 'call_module':
         module = model.get_submodule(node.target)
-        kind = type(module).__name__
-        return getattr(module, 'inplace', False) and 'ReLU' not in kind
+        harmless = type(module) in (nn.ReLU, nn.ReLU6)
+        return getattr(module, 'inplace', False) and not harmless
     if node.op == 'call_method':
         return node.target.endswith('_') and node.target != 'relu_'
     if node.op != 'call_function':
         return False
     name = getattr(node.target, '__name__', '')
-    if name in ('relu', 'relu_', 'relu6'):
+    if name in ('relu', 'relu_', 'relu6'):  # harmless
         return False
     changes = name in _AUGMENTED or name.endswith('_') or 'out' in node.kwargs
-    return changes or bool(node.kwargs.get('inplace'))
+    return changes or _inplace_argument(node)
+
+
+def _inplace_argument(node: fx.Node) -> bool:
+    """Whether a function is told to work in place, by name or not."""
+    return any(
+        value is True for value in (*node.args, node.kwargs.get('inplace'))
+    )
+
+
+def _marker(values: Range) -> Callable:
+    """A hook that writes onto an output what it can be."""
+
+    def mark(_, inputs: tuple, output: Tensor) -> None:
+        output._mmrfa_front = values, output._version
+
+    return mark
 
 
 class Watch:
@@ -334,9 +381,9 @@ class Watch:
             for conv in convs
         ]
         self._hooks += [
-            module.register_forward_hook(self._mark)
+            module.register_forward_hook(_marker(values))
             for module in model.modules()
-            if front(module) is not None
+            if (values := front(module)) is not None
         ]
 
     def __enter__(self) -> 'Watch':
@@ -345,10 +392,6 @@ class Watch:
     def __exit__(self, *_) -> None:
         for hook in self._hooks:
             hook.remove()
-
-    def _mark(self, module: nn.Module, _, output: object) -> None:
-        if isinstance(output, Tensor):
-            output._mmrfa_front = front(module), output._version
 
     def _see(self, conv: nn.Module, args: tuple, kwargs: dict) -> None:
         x = args[0] if args else kwargs['input']

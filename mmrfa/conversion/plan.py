@@ -1,6 +1,5 @@
 """What a conversion would do: which convolutions, and why others stay."""
 
-import copy
 import inspect
 from collections import Counter
 from dataclasses import dataclass, field
@@ -163,6 +162,7 @@ class Findings(NamedTuple):
     kind: type[AttentionConv2d]
     sites: list[tuple[Row, Site]]  # of those that get an operator
     before: list[Tensor] | None  # outputs on the sample
+    ran: set[nn.Module]  # convolutions that the sample reaches
 
 
 def plan_convs(
@@ -261,7 +261,7 @@ def find(
     if unknown:
         plan.problem = _unknown(kind, unknown, sample)
     plan.merging = _merging(model, [site for _, site in taken])
-    return Findings(plan, kind, taken, before)
+    return Findings(plan, kind, taken, before, set(watch.shapes))
 
 
 def make(
@@ -375,13 +375,14 @@ def _count(module: nn.Module) -> int:
 
 def _floor(site: Site, traced: Traced, watch: Watch) -> float | None:
     """The floor in front of a convolution, by the surest that knows it."""
+    least = watch.least.get(site.conv)
     found = [traced.floors[n] for n in site.names if n in traced.floors]
-    if found and None not in found:
-        return max(found)
     known = watch.known.get(site.conv)
-    if known is not None or site.conv not in watch.least:
+    if found and None not in found:
+        known = max(found)
+    if least is None or known is not None and least >= -known:
         return known
-    return -MARGIN * watch.least[site.conv]
+    return -MARGIN * least
 
 
 def _unknown(kind: type, names: list[str], sample: Sample | None) -> str:
@@ -402,9 +403,8 @@ def _flops(conv: nn.Conv2d, new: nn.Module, shapes: dict) -> tuple[int, int]:
     # Imported here: it brings triton.
     from torch.utils.flop_counter import FlopCounterMode
 
-    old = copy.deepcopy(conv).to('meta')
     counts = []
-    for module in old, new.eval():
+    for module in make(nn.Conv2d, conv, {}, False, 'meta'), new.eval():
         with use_backend(None), FlopCounterMode(display=False) as counter:
             for shape in shapes.get(conv, ()):
                 module(module.weight.new_empty(shape))

@@ -73,6 +73,30 @@ def overwritten_through_a_view(x):
     return a
 
 
+def overwritten_through_any_view(x):
+    a = F.silu(x)
+    a.swapaxes(1, 2).sub_(5)
+    return a
+
+
+def overwritten_behind_relu(x, relu):
+    a = F.silu(x)
+    b = relu(a)
+    b -= 5
+    return a
+
+
+def by_position(a):
+    F.elu(a, 2.0, True)
+    F.hardtanh(a, -4.0, -3.0, True)
+    return a
+
+
+def into(a, x):
+    torch.sub(x, 5, out=a)
+    return a
+
+
 def overwritten_by_a_module(x, drop, act):
     a = drop(F.relu(x))
     act(a)
@@ -117,11 +141,19 @@ CASES = {
         lambda x: F.interpolate(F.relu(x), scale_factor=2.0, mode='bicubic'),
         None,
     ),
+    'dropout': (lambda x: F.dropout(F.silu(x), training=False), 0.28),
+    'dropout that is on': (lambda x: F.dropout(F.silu(x)), None),
+    'sums': (lambda x: F.avg_pool2d(F.silu(x), 2, divisor_override=1), None),
     'norm': (lambda x, n: n(F.relu(x)), None, nn.BatchNorm2d(3)),
     'leaky': (lambda x, m: m(x), None, nn.LeakyReLU()),
     'image': (lambda x: x, None),
     'overwritten': (overwritten, None),
     'through a view': (overwritten_through_a_view, None),
+    'through an unknown view': (overwritten_through_any_view, None),
+    'behind a ReLU in place': (overwritten_behind_relu, None, nn.ReLU(True)),
+    'by position': (lambda x: by_position(F.relu(x)), None),
+    'keywords': (lambda x: torch.cat(tensors=[x.relu().mul(other=x)]), None),
+    'by name': (lambda x: into(F.relu(x), x), None),
     'by a module': (
         overwritten_by_a_module,
         None,
@@ -187,6 +219,25 @@ def test_a_network_is_left_as_it_was():
     net = Remembers().eval()
     assert trace(net) == ({}, set())
     assert net.last is None
+
+
+def test_hooks_may_change_what_is_known():
+    act = nn.ReLU()
+    net = Net(lambda x, m: m(x), act).eval()
+    assert trace(net).floors == {'conv': 0}
+    act.register_forward_hook(lambda module, args, output: output - 3)
+    assert trace(net).floors == {'conv': None}
+    with Watch(net, [net.conv]) as watch, torch.no_grad():
+        net(torch.randn(1, 3, 4, 4))
+    assert watch.known[net.conv] is None
+    other = nn.ReLU()
+    other.forward = lambda x: x
+    assert front(other) is None
+    # in eval mode, but for one
+    net = Net(lambda x, m: m(x.relu()), nn.Dropout()).eval()
+    assert trace(net).floors == {'conv': 0}
+    net.modules_[0].train()
+    assert trace(net).floors == {'conv': None}
 
 
 def test_parameters_that_are_read_by_name():

@@ -28,15 +28,17 @@ OPENMMLAB = {
 
 
 def settle(net, x):
-    """In float64, norms of some strength with the statistics of images."""
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.3)
-            module.momentum = 1
+    """In float64, norms of some strength with about the image's statistics."""
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0, 0.3)
+        norm.momentum = 1
     net.double().train()
     with torch.no_grad():
         net(x)
+    for norm in norms:
+        norm.running_var *= 2  # or rounding grows from layer to layer
     net.eval()
     return net
 
@@ -164,7 +166,15 @@ def test_trains_by_the_recipe_for_ultralytics(tmp_path, monkeypatch):
     before = outputs(net, x)
     assert relative_error(outputs(net.fuse(verbose=False), x), before) < 1e-5
     # weights of a former run, and not another start from them
-    model = module.RFATrainer(
-        overrides=dict(settings, model=str(last), epochs=1)
-    ).get_model('yolo11n.yaml', ultralytics.YOLO(last).model.float(), False)
+    trainer = module.RFATrainer(overrides=dict(settings, model=str(last)))
+    weights = ultralytics.YOLO(last).model.float()
+    model = trainer.get_model('yolo11n.yaml', weights, False)
     assert relative_error(outputs(model, x), before) < 1e-5
+    # plain weights
+    x = torch.rand(2, 3, 128, 128)
+    weights = ultralytics.nn.tasks.DetectionModel('yolo11n.yaml', nc=1)
+    weights = settle(weights, x.double()).float()
+    model = trainer.get_model(weights.yaml, weights, False)
+    assert list(operators_in(model)) == list(operators)
+    new, old = outputs(model, x)[0], outputs(weights, x)[0]
+    assert relative_error([new], [old]) < 1e-5
