@@ -193,9 +193,8 @@ def far(ours: list[Tensor], theirs: list[Tensor]) -> float:
 def worst(errors: dict[str, float], learned: bool | None = None) -> str:
     """Of operators with learned features, of the others, or of all."""
     first = [kind.__name__ for kind in OPERATORS[:3]]
-    return '{:.1e}'.format(
-        max(e for k, e in errors.items() if learned in (None, k in first))
-    )
+    chosen = [e for k, e in errors.items() if learned in (None, k in first)]
+    return f'{max(chosen):.1e}'
 
 
 def table(results: dict) -> list[str]:
