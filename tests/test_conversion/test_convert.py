@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, parametrize, prune, weight_norm
 
 import mmrfa
@@ -182,6 +183,23 @@ def test_without_a_graph_the_sample_tells():
     assert 'unused' in operators_in(convert_convs(net, 'CAMConv', sample=x))
 
 
+def test_what_runs_is_worth_more_than_the_graph():
+    """A hook for all modules, which no graph has, shifts the ReLU."""
+    net = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 3))
+
+    def shift(module, args, output):
+        return output - 3 if isinstance(module, nn.ReLU) else None
+
+    hook = register_module_forward_hook(shift)
+    try:
+        plan = plan_convs(net, 'RFAConv', where=3, sample=images())
+    finally:
+        hook.remove()
+    assert [row.floor for row in plan.rows] == [6]
+    plan = plan_convs(net, 'RFAConv', where=3, sample=images())
+    assert [row.floor for row in plan.rows] == [0]
+
+
 def test_what_is_asked_for():
     net = make()
 
@@ -278,9 +296,9 @@ def test_networks_that_are_past_it(monkeypatch):
     prepared = make()
     prepared.down.qconfig = torch.ao.quantization.default_qconfig
     refused(prepared, 'RFAConv', 'before quantisation, got Conv2d as down')
-    with pytest.raises(InputError, match='outside of torch.inference_mode'):
-        with torch.inference_mode():
-            convert_convs(make(), 'RFAConv')
+    net = make()
+    with torch.inference_mode():
+        refused(net, 'RFAConv', 'expected a call outside of torch.inference')
     with torch.inference_mode():
         net = make()
     with pytest.raises(InputError, match='got stem.weight made inside'):
