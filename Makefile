@@ -69,13 +69,14 @@ test-classification: ## mmpretrain in .venv-cls, on another torch
 	  --torch '-r requirements/torchvision.txt'
 	@cd '$(ROOT)'; '$(ROOT)/.venv-cls/bin/python' $(PYTEST) \
 	  tests/test_classification tests/test_ops tests/test_layers \
+	  tests/test_conversion \
 	  --ignore tests/test_ops/test_triton.py \
 	  $(PYTEST_ARGS)
 
-test-oldest: ## operators and layers on the oldest torch, in .venv-oldest
+test-oldest: ## what needs torch alone, on the oldest torch, in .venv-oldest
 	@$(BOOTSTRAP) --venv .venv-oldest --torch '-r requirements/oldest.txt'
 	@cd '$(ROOT)'; '$(ROOT)/.venv-oldest/bin/python' $(PYTEST) \
-	  tests/test_ops tests/test_layers $(PYTEST_ARGS)
+	  tests/test_ops tests/test_layers tests/test_conversion $(PYTEST_ARGS)
 
 lint: ## ruff, codespell, and that imports go down only
 	@$(BOOTSTRAP) lint

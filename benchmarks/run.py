@@ -186,9 +186,7 @@ def main() -> None:
         networks = network_cases(max(2, args.rounds // 2), args.threads)
     batch = 4 if 4 in args.batches else max(args.batches)
     results = dict(
-        machine=machine(
-            instructions=cpu.instruction_set(), dtype='float32'
-        ),
+        machine=machine(instructions=cpu.instruction_set(), dtype='float32'),
         summary={
             f'{name}, {count} threads': means(
                 shown(layers, batch, count), name

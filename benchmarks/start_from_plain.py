@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 
 from mmrfa.checkpoints.reading import load_checkpoint_file
+from mmrfa.conversion import calibrate
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
 from mmrfa.engine.config import import_scope, load_config
 from mmrfa.engine.run import build_model, build_runner
 from mmrfa.layers import OPERATORS, set_moments
-from mmrfa.models.weights.moments import measure
 from mmrfa.models.weights.plain import fill_from_plain
 
 CONVS = {
@@ -159,7 +159,7 @@ def compare(
             for norm in norms:
                 set_moments(norm, 0, 1)
         elif stage == 'calibrated':
-            measure(backbone, (batch['inputs'] for batch in batches[:-2]))
+            calibrate(backbone, (batch['inputs'] for batch in batches[:-2]))
         row[f'train_features_{stage}'] = far(plain, model, unseen, True)
         row[f'train_loss_{stage}'] = loss(model, unseen)
     folder.mkdir(parents=True, exist_ok=True)

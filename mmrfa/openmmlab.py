@@ -121,14 +121,18 @@ def import_package(module: str) -> None:
             ) from error
         missing = (error.name or '').partition('.')[0]
         if missing in DISTRIBUTIONS or missing == module.partition('.')[0]:
-            package = package_of(missing)
-            raise InputError(
-                f'{module} needs package {package}, which is not installed; '
-                f'pip install {package}'
-            ) from error
+            raise _missing(module, missing) from error
         if str(error).startswith('mmrfa'):  # our own check of the packages
             raise InputError(str(error)) from error
         raise InputError(f'cannot import {module}: {error}') from error
+
+
+def _missing(what: str, module: str) -> InputError:
+    package = package_of(module)
+    return InputError(
+        f'{what} needs package {package}, which is not installed; pip '
+        f'install {package}'
+    )
 
 
 def allow_config_scopes() -> None:
@@ -153,7 +157,11 @@ def allow_config_scopes() -> None:
     find = Config._get_cfg_path
 
     def find_without_mark(cfg_path: str, filename: str) -> tuple:
-        path, scope = find(cfg_path, filename)
+        try:
+            path, scope = find(cfg_path, filename)
+        except ModuleNotFoundError as error:
+            module = cfg_path.partition('::')[0]
+            raise _missing(f'config {cfg_path}', module) from error
         return path, None if scope == 'mmrfa' else scope
 
     Config._get_cfg_path = staticmethod(find_without_mark)

@@ -13,20 +13,18 @@ from mmrfa.results import metafiles
 from mmrfa.results.costs import network, parameters
 from mmrfa.results.published import paper_tables
 from mmrfa.results.tables import compare_costs, put
-from mmrfa.results.zoo import config_files
 
 REPO = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
     """Write all files."""
-    configs = config_files(REPO)
     runs = metafiles.committed_runs(REPO)
     files = {REPO / 'model-index.yml': metafiles.index(REPO)}
     for folder in metafiles.folders(REPO):
+        configs = {path.stem: path for path in folder.glob('*.py')}
         params = {
-            path.stem: parameters(network(path))
-            for path in folder.glob('*.py')
+            name: parameters(network(path)) for name, path in configs.items()
         }
         metafile, readme = metafiles.render(folder, params, runs)
         for name, table in paper_tables().items():

@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,6 @@ SLOW = {
     'test_built_once_and_read_once',
     'test_builds_and_runs',
     'test_compiles_whole',
-    'test_config',
     'test_detector_starts_as_its_plain_twin',
     'test_environment_variable',
     'test_exports_for_any_size',
@@ -41,7 +41,6 @@ SLOW = {
     'test_opcheck',
     'test_plain_forms_where_there_is_no_kernel',
     'test_programs_run',
-    'test_trains_on_bccd',
     'test_unreadable_image',
     'test_voc_data',
     'test_windows',
@@ -93,6 +92,17 @@ def triton() -> None:
 
     if reason := gpu.unavailable():
         skip(f'kernels for GPUs: {reason}', 'MMRFA_REQUIRE_KERNELS')
+
+
+@pytest.fixture(scope='session')
+def mmyolo() -> None:
+    """Skip where the paper's detectors cannot be built.
+
+    They need mmyolo and mmcv's operators (MMRFA_REQUIRE_KERNELS).
+    """
+    for name in 'mmyolo', 'mmcv._ext':
+        if find_spec(name) is None:
+            skip(f'{name} is not installed', 'MMRFA_REQUIRE_KERNELS')
 
 
 @pytest.fixture

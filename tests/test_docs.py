@@ -57,7 +57,7 @@ def script(monkeypatch) -> Callable[[str], ModuleType]:
 
 PROGRAMS = [
     pytest.param(page, code, id=f'{page}-{i}')
-    for page in ('README', 'backends', 'weights')
+    for page in ('README', 'any-model', 'backends', 'weights')
     for i, code in enumerate(blocks(page, 'import '))
 ]
 
@@ -75,6 +75,8 @@ def test_readme_is_short():
 def test_programs_run(page, code, request):
     if "'compiled'" in code:
         request.getfixturevalue('kernels')
+    if 'from ultralytics' in code:
+        pytest.importorskip('ultralytics')
     names = {}
     exec(compile(code, page, 'exec'), names)
     nets = [v for v in names.values() if isinstance(v, nn.Module)]
@@ -83,6 +85,28 @@ def test_programs_run(page, code, request):
     assert said == counts[: len(said)]
     if 'RFAResNet' in code:
         assert len(said) == 2
+
+
+def test_plan_prints_what_is_shown(capsys):
+    code = blocks('any-model', 'plan_convs')[0]
+    exec(compile(code, 'any-model', 'exec'), {})
+    assert f'```\n{capsys.readouterr().out}```\n' in TEXTS['any-model']
+
+
+def test_exact_starts_are_those_of_the_committed_run(script):
+    log = REPO / 'benchmarks/results/exact_starts.json'
+    results = json.loads(log.read_text())
+    table = script('benchmarks/exact_starts.py').table(results)
+    assert '\n'.join(table) in TEXTS['any-model']
+    # at most 1e-5 in float32 for every operator
+    measured = [n for n in results['networks'].values() if n['replaced']]
+    assert len(measured) >= 11
+    for row in measured:
+        assert row['one_percent_off'] > 5e-4  # it would be seen
+        assert max(row['errors'].values()) <= 1e-5
+        assert max(row['errors_float64'].values()) <= 1e-12
+        assert max(row.get('errors_fused', dict(none=0)).values()) <= 1e-5
+        assert len(row['errors']) == len(layers.OPERATORS)
 
 
 def test_own_operator_and_its_test_run(tmp_path, monkeypatch):
@@ -99,7 +123,7 @@ def test_own_operator_and_its_test_run(tmp_path, monkeypatch):
 
 
 def test_experiment_runs():
-    (code,) = blocks('configs', '_base_ =')
+    (code,) = blocks('configs', "_base_ = './")
     # Read from the folder that the page puts it in, without writing there.
     code = code.replace("'./", f"'{CONFIGS}/")
     config = Config.fromstring(code, '.py')

@@ -15,7 +15,8 @@ except ModuleNotFoundError as error:
 # By scope: the hook that draws, and its argument for the output folder.
 DRAWING = {
     'mmseg': ('SegVisualizationHook', None),
-    'mmdet': ('DetVisualizationHook', 'test_out_dir'),
+    'mmdet': ('mmdet.DetVisualizationHook', 'test_out_dir'),
+    'mmyolo': ('mmdet.DetVisualizationHook', 'test_out_dir'),
     'mmpretrain': ('VisualizationHook', 'out_dir'),
 }
 
@@ -83,8 +84,8 @@ def dump_predictions(config, path: str) -> None:
         raise InputError(
             f'--out: expected a name that ends in .pkl or .pickle, got {path}'
         )
-    # Detection packs its masks.
-    kind = 'DumpDetResults' if _scope(config) == 'mmdet' else 'DumpResults'
+    detection = _scope(config) in ('mmdet', 'mmyolo')  # packs its masks
+    kind = 'mmdet.DumpDetResults' if detection else 'DumpResults'
     metrics = config.test_evaluator
     config.test_evaluator = [
         *(metrics if isinstance(metrics, list | tuple) else [metrics]),

@@ -7,6 +7,13 @@ a prefix. Needs mmseg, but neither mmdet nor compiled operators.
 from mmrfa.datasets.camvid import CamVidDataset
 from mmrfa.datasets.check_mask import CheckMask
 from mmrfa.datasets.checked_backend import CheckedBackend
+from mmrfa.datasets.concat import ConcatOfOnePipeline
 from mmrfa.datasets.data_root import check_data_roots
 
-__all__ = ['CamVidDataset', 'CheckMask', 'CheckedBackend', 'check_data_roots']
+__all__ = [
+    'CamVidDataset',
+    'CheckMask',
+    'CheckedBackend',
+    'ConcatOfOnePipeline',
+    'check_data_roots',
+]

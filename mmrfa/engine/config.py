@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
-# Scopes that a config may name.
-SCOPES = ('mmseg', 'mmdet', 'mmpretrain')
+# Scopes that a config may name, and what registers their models.
+SCOPES = {
+    'mmseg': 'mmseg.models',
+    'mmdet': 'mmdet.models',
+    'mmpretrain': 'mmpretrain.models',
+    'mmyolo': 'mmrfa.models.mmyolo',
+}
 
 
 def require_packages() -> None:
@@ -111,7 +116,7 @@ def import_scope(config: 'Config') -> None:
 
     scope = config.get('default_scope') or 'mmengine'
     if scope in SCOPES:
-        import_package(f'{scope}.models')
+        import_package(SCOPES[scope])
     init_default_scope(scope)
 
 

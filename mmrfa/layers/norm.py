@@ -70,6 +70,7 @@ def build_norm(
             norm, and faster forms rely on it.
     """
     cfg = dict(norm_cfg or {})
+    cfg.pop('_scope_', None)  # MMEngine's mark on what a base config has
     kind = cfg.pop('type', 'BN')
     if kind not in _NORMS:
         raise InputError(

@@ -1,16 +1,11 @@
 """Everything by name in OpenMMLab's configs: importing registers it.
 
-Operators, plugins, backbones, necks, data sets and transforms go to
-MMEngine's root registries, where every scope (mmseg, mmdet, mmpretrain) finds
-them without a prefix. The parts of YOLOX need MMDetection; they are looked
-for when a config names one.
+Operators, plugins, backbones, data sets and transforms go to MMEngine's root
+registries, where every scope (mmseg, mmdet, mmpretrain, mmyolo) finds them
+without a prefix.
 """
 
-from mmrfa.openmmlab import (
-    allow_config_scopes,
-    check_distribution,
-    import_package,
-)
+from mmrfa.openmmlab import allow_config_scopes, check_distribution
 
 check_distribution()
 
@@ -25,20 +20,7 @@ for _module in (*OPERATORS, GlooSyncBN):
     MODELS.register_module(module=_module)
 
 from mmrfa.models.backbones import RFAResNet, RFAResNetV1c  # noqa: E402
+from mmrfa.models.converted import build_converted  # noqa: E402
 from mmrfa.models.plugins import AttentionBlock  # noqa: E402
 
-
-def _part_of_yolox(name: str):
-    """Stand in for a class until it is built: MMDetection is slow to load."""
-
-    def build(**kwargs):
-        import_package('mmrfa.models.yolox')  # registers in this place
-        return MODELS.get(name)(**kwargs)
-
-    return build
-
-
-for _name in ('RFACSPDarknet', 'RFAYOLOXPAFPN'):
-    MODELS.register_module(_name, module=_part_of_yolox(_name))
-
-__all__ = ['AttentionBlock', 'RFAResNet', 'RFAResNetV1c']
+__all__ = ['AttentionBlock', 'RFAResNet', 'RFAResNetV1c', 'build_converted']

@@ -10,11 +10,14 @@ from mmrfa.errors import InputError
 from mmrfa.layers import AttentionConv2d
 
 
-def check_operator(cfg: dict) -> None:
+def check_operator(cfg: dict) -> type[AttentionConv2d]:
     """Refuse what is no operator.
 
     Args:
         cfg (dict): value of ``attention_conv``.
+
+    Returns:
+        type[AttentionConv2d]: its class.
 
     Raises:
         InputError: not a dict, or its ``type`` is no subclass of
@@ -29,6 +32,7 @@ def check_operator(cfg: dict) -> None:
             'attention_conv: expected a dict with type one of '
             f'{", ".join(known)}, got {cfg!r}'
         )
+    return found
 
 
 def build_attention_conv(cfg: dict, replaced: nn.Conv2d) -> AttentionConv2d:

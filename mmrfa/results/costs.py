@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmrfa.engine.config import import_scope, load_config
 from mmrfa.engine.run import build_model
@@ -34,13 +35,19 @@ class Classifier(nn.Module):
 
 
 @cache
-def count_config(path: Path, size: int) -> tuple[int, float]:
+def count_config(
+    path: Path, size: int, seen: int | None = None
+) -> tuple[int, float]:
     """Count the network of a config of the zoo as the RFAConv paper counts.
 
     Args:
         path (Path): the config. One of mmpretrain's is counted without that
             package: as the backbone and a linear layer.
         size (int): height and width of the image.
+        seen (int | None): count operations as the tools of YOLO do: norms
+            behind plain convolutions are folded, the network sees an image
+            of this size, and what it takes is multiplied by the ratio of the
+            areas. Defaults to None.
 
     Returns:
         tuple[int, float]: parameters, multiply-adds, see :func:`count`.
@@ -48,7 +55,29 @@ def count_config(path: Path, size: int) -> tuple[int, float]:
     Raises:
         InputError: the model cannot be built.
     """
-    return count(network(path), (3, size, size), as_published=True)
+    net = network(path)
+    if seen is None:
+        return count(net, (3, size, size), as_published=True)
+    params = parameters(net)
+    fold_norms(net.eval())
+    _, flops = count(net, (3, seen, seen), as_published=True)
+    return params, flops * (size / seen) ** 2
+
+
+def fold_norms(net: nn.Module) -> None:
+    """Fold the norms behind plain convolutions.
+
+    Args:
+        net (nn.Module): of MMCV's ``ConvModule`` s, in eval mode, changed
+            in place.
+    """
+    from mmcv.cnn import ConvModule
+
+    for layer in list(net.modules()):
+        folds = isinstance(layer, ConvModule) and layer.with_norm
+        if folds and isinstance(layer.conv, nn.Conv2d):
+            layer.conv = fuse_conv_bn_eval(layer.conv, layer.norm)
+            setattr(layer, layer.norm_name, nn.Identity())
 
 
 def network(path: Path) -> nn.Module:
@@ -93,10 +122,15 @@ def _mul(inputs: list, outputs: list) -> int:
     return prod(_shape(outputs[0])) if gain else 0
 
 
+def _upsample(inputs: list, outputs: list) -> int:
+    return prod(_shape(outputs[0]))
+
+
 _PUBLISHED = {
     'aten::batch_norm': _batch_norm,
     'aten::mean': _mean,
     'aten::mul': _mul,
+    'aten::upsample_nearest2d': _upsample,
 }
 
 
@@ -110,8 +144,9 @@ def count(
     4 of bilinear resizing, 1 of adaptive average pooling; nothing else.
 
     The RFAConv paper's GFLOPs come out to the last digit with 4 per element
-    of batch norm, 1 per output of average pooling and 1 per input and output
-    of adaptive average pooling, as the package thop has it.
+    of batch norm, 1 per output of average pooling and of resizing to the
+    nearest, and 1 per input and output of adaptive average pooling, as the
+    package thop has it.
 
     Args:
         model (nn.Module): put into eval mode; its operators are counted in

@@ -65,8 +65,10 @@ def render(
         stem, data = entry.path.stem, DATA[entry.data]
         config = read_config(entry.path)
         mine = select(run for run in runs if run.config == stem)
-        conv = config['model']['backbone'].get('attention_conv', {})
-        conv = conv.get('type', PLAIN)
+        net = config['model']
+        parts = [net, net['backbone']]
+        convs = [part.get('attention_conv') for part in parts]
+        conv = next((c['type'] for c in convs if c), PLAIN)
         found = {METRICS[m].heading: scores(mine, m) for m in data.metrics}
         plan = config['train_cfg']
         length = {

@@ -24,10 +24,10 @@ class PaperTable:
         configs (dict[str, str]): of a model, with its schedule where the
             table has several, the name of its config here; ``{}`` stands
             where the operator goes.
-        stand_in (bool): whether these are only the nearest networks here.
         counted (dict[str, int] | None): how the source counts operations:
-            ``size`` of the image in pixels, operations ``per_multiply_add``;
-            None where it does not.
+            operations ``per_multiply_add``, ``size`` of the image in pixels
+            and ``seen``, see :func:`mmrfa.results.costs.count_config`; None
+            where it does not.
     """
 
     name: str
@@ -38,7 +38,6 @@ class PaperTable:
     columns: list[str]
     rows: list[dict[str, Value]]
     configs: dict[str, str] = field(default_factory=dict)
-    stand_in: bool = False
     counted: dict[str, int] | None = None
 
     def text(self, column: str, value: float | None) -> str:

@@ -142,7 +142,6 @@ def compare_scores(
         footnotes += [f'- {row.config}: {change}\n' for change in changes]
         here = f'`{row.config}`' if row.config else '-'
         here += ' *' if changes else ''
-        here += ' (stand-in)' if row.config and table.stand_in else ''
         twins = chosen.get(row.plain, [])
         if twins and twins[0].changes != changes:
             twins = []  # a gain over another recipe says nothing
@@ -184,9 +183,7 @@ def _figures(
         if column != metric:  # the paper gives the gain alone
             gains = paper
         else:
-            away = None
-            if ours and paper is not None and not table.stand_in:
-                away = mean(ours) - paper
+            away = mean(ours) - paper if ours and paper is not None else None
             theirs = table.text(column, paper)
             found.append((heading, theirs, spread(ours), _signed(away)))
             base = (plain or {}).get(column)
@@ -229,8 +226,9 @@ def compare_costs(table: PaperTable, configs: dict[str, Path]) -> str:
     lines = []
 
     def count(name: str) -> tuple[float, float]:
-        size, operations = table.counted.values()
-        params, adds = count_config(configs[name], size)
+        how = dict(table.counted)
+        operations = how.pop('per_multiply_add')
+        params, adds = count_config(configs[name], **how)
         return params / 1e6, adds * operations / 1e9
 
     def cell(value: float, plain: float, digits: int, own: bool) -> str:

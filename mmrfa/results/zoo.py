@@ -12,7 +12,7 @@ TAGS = {
     operator.__name__: operator.__name__.removesuffix('Conv').lower()
     for operator in OPERATORS
 }
-SIZES = ('nano', 'tiny', 's')
+SIZES = ('n', 'tiny', 's')
 SEGMENTATION = 'Semantic Segmentation'
 DETECTION = 'Object Detection'
 CLASSIFICATION = 'Classification'

@@ -25,6 +25,11 @@ for operator in mmrfa.layers.OPERATORS:
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0], (operator, losses)
+import mmrfa.checkpoints.authors
+plain = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Conv2d(3, 8, 3))
+x = torch.randn(1, 3, 8, 8)
+net = mmrfa.convert_convs(plain, 'RFAConv', where='1', sample=x)
+assert isinstance(net[1], mmrfa.layers.RFAConv)
 loaded = sorted(m for m in sys.modules if m.split('.')[0] in
                 ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain'))
 assert not loaded, loaded

@@ -8,10 +8,10 @@ from mmseg.models.backbones import ResNet, ResNetV1c, ResNetV1d
 from torch import nn
 
 from mmrfa.checkpoints.names import operators_in
+from mmrfa.conversion import calibrate
 from mmrfa.errors import InputError
 from mmrfa.layers import OPERATORS, AttentionConv2d, set_moments
 from mmrfa.models import RFAResNet, RFAResNetV1c
-from mmrfa.models.weights.moments import measure
 from mmrfa.models.weights.plain import fill_from_plain
 
 CONVS = [dict(type=operator.__name__) for operator in OPERATORS]
@@ -215,7 +215,7 @@ def test_training_mode_is_close_once_calibrated(conv):
             set_moments(operator.feature_norm, 0, 1)
     estimated, _ = converted(plain, conv)
     modes = [module.training for module in net.modules()]
-    assert measure(net, [images[:4], images[4:]]) == 2
+    assert calibrate(net, [images[:4], images[4:]]) == 2
     assert modes == [module.training for module in net.modules()]
     assert far(net, plain, images) < 1e-5
     for other in (plain, net, neutral, estimated):

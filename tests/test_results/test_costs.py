@@ -1,13 +1,9 @@
 """Parameters and operations: counted by hand, and as published."""
 
-import importlib.util
-import os
 import re
-from dataclasses import replace
 
 import pytest
 import torch
-import yaml
 from mmengine.analysis import FlopAnalyzer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -46,31 +42,47 @@ def test_table_beside_the_published_numbers():
     )
 
 
-@pytest.mark.parametrize('name', ['voc0712', 'coco'])
-def test_tables_of_yolox(name):
-    """Recomputed are those of nano; of the others the parameters."""
-    if importlib.util.find_spec('mmcv._ext') is None:
-        reason = 'YOLOX needs the compiled mmcv operators'
-        if os.environ.get('MMRFA_REQUIRE_KERNELS') == '1':
-            pytest.fail(reason)
-        pytest.skip(reason)
-    folder = REPO / 'configs/yolox'
-    metafile = yaml.safe_load((folder / 'metafile.yml').read_text())
-    params = {
-        model['Name']: model['Metadata']['Parameters']
-        for model in metafile['Models']
-    }
-    text = (folder / 'README.md').read_text()
-    text = text.partition(f'<!-- table: costs of {name} -->')[2]
-    rows = text.partition('<!-- end of table -->')[0].strip().splitlines()
-    table = paper_table(name)
-    nano = replace(table, configs={'YOLOv5n': table.configs['YOLOv5n']})
-    expected = compare_costs(nano, CONFIGS).splitlines()
-    assert [r for r in rows if not re.match(r'\| YOLO(?!v5n)', r)] == expected
-    assert len(rows) == 2 + {'voc0712': 7, 'coco': 4}[name]
-    for row in rows[2:]:
-        config, counted = re.search(r'`(.+)` \| ([\d.]+) ', row).groups()
-        assert counted == f'{params[config] / 1e6:.3f}'
+def rows_of_yolo(name: str) -> dict[str, list[str]]:
+    """The rows of the zoo's tables of costs by config; their numbers."""
+    found = {}
+    for path in sorted(REPO.glob('configs/yolo*/README.md')):
+        text = path.read_text()
+        text = text.partition(f'<!-- table: costs of {name} -->')[2]
+        for row in text.partition('<!-- end of table -->')[0].splitlines():
+            if '`' in row:
+                config, *cells = re.search(r'`.*', row)[0].split(' | ')
+                cells = [re.match(r'[\d.]+', cell)[0] for cell in cells]
+                found[config.strip('`')] = cells
+    return found
+
+
+@pytest.mark.parametrize(('name', 'count'), [('voc0712', 22), ('coco', 13)])
+def test_tables_of_yolo_have_the_published_digits(name, count):
+    """Operations of every row; parameters, which the paper cuts at times."""
+    rows = rows_of_yolo(name)
+    assert len(rows) == count
+    for config, (params, cut, flops, published) in rows.items():
+        assert f'{float(flops):.1f}' == published, config
+        if name == 'coco' and not config.startswith('yolov7'):
+            assert params[:3] == cut, config
+        else:
+            assert f'{float(params):.1f}' == cut, config
+
+
+@pytest.mark.usefixtures('mmyolo')
+@pytest.mark.parametrize(
+    ('name', 'config'),
+    [
+        ('coco', 'yolov8_n-rfca_8xb16-500e_coco'),
+        ('voc0712', 'yolov7_tiny-rfa_8xb16-300e_voc0712'),
+    ],
+)
+def test_tables_of_yolo_are_what_is_counted(name, config):
+    how = dict(paper_table(name).counted)
+    twice = how.pop('per_multiply_add')
+    params, flops = count_config(CONFIGS[config], **how)
+    counted = [f'{params / 1e6:.3f}', f'{flops * twice / 1e9:.3f}']
+    assert rows_of_yolo(name)[config][::2] == counted
 
 
 def by_mmengine(layer: nn.Module, x: torch.Tensor) -> float:

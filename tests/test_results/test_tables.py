@@ -109,17 +109,6 @@ def test_voc_mean_of_one_threshold_is_not_ap(tmp_path, thresholds, expected):
     assert run.score('ap') == expected
 
 
-def test_a_stand_in_is_compared_by_its_gain_alone(tmp_path):
-    for op, ap in (('', 0.40), ('-rfa', 0.42)):
-        name = f'yolox_nano{op}_8xb8-300e_coco'
-        craft(tmp_path / f'run{op}', name, {'coco/bbox_mAP': ap})
-    shown = Shown(tmp_path, 'coco')
-    row = 'YOLOv5n', 'RFAConv'
-    assert shown[(*row, 'box AP')] == ('29.0', '42.00', '-', '0')
-    assert shown[(*row, 'box AP, gain')] == ('1.5', '2.00', '+0.50', '0')
-    assert '`yolox_nano-rfa_8xb8-300e_coco` (stand-in)' in shown.text
-
-
 def test_a_table_that_cannot_be_read_has_the_rows_of_the_zoo(tmp_path):
     name = 'deeplabv3plus_r18-{}-d16_4xb4-20k_voc12aug-512x512'
     craft(tmp_path, name.format('rfca'), {'mIoU': 61.5})

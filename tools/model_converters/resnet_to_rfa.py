@@ -185,15 +185,15 @@ def calibrate(net: 'RFAResNet', config: 'Config', batches: int) -> None:  # noqa
     from mmengine.registry import MODELS
     from mmengine.runner import Runner
 
+    from mmrfa import conversion
     from mmrfa.datasets import check_data_roots
-    from mmrfa.models.weights.moments import measure
 
     import_scope(config)
     check_data_roots(config, ('train_dataloader',))
     settings = config.model.get('data_preprocessor')
     preprocessor = MODELS.build(settings or config.data_preprocessor)
     loader = Runner.build_dataloader(config.train_dataloader, seed=0)
-    measure(
+    conversion.calibrate(
         net,
         (
             preprocessor(batch, training=True)['inputs']

@@ -1,16 +1,12 @@
-"""Mean and variance of what the operators see, for their batch norms.
+"""Mean and variance of what the operators see, without data.
 
-``estimate`` reads them off the norm layers in front, without data;
-``measure`` takes them from images.
+:func:`mmrfa.conversion.calibrate` measures them.
 """
-
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from mmrfa.checkpoints.names import operators_in
-from mmrfa.layers import AttentionConv2d, set_moments
+from mmrfa.layers import set_moments
 
 Moments = tuple[Tensor, Tensor]
 
@@ -61,49 +57,3 @@ def _rectified(moments: Moments) -> Moments:
     first = mean * below + std * density
     second = (mean**2 + std**2) * below + mean * std * density
     return first, (second - first**2).clamp(min=0)
-
-
-@torch.no_grad()
-def measure(net: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Set the feature norms from images.
-
-    Args:
-        net (nn.Module): a network with operators that start as plain
-            convolutions; changed in place, its features in eval mode stay.
-        batches (Iterable[Tensor]): normalised images, (N, 3, H, W) each.
-
-    Returns:
-        int: number of batches.
-    """
-    sums: dict[AttentionConv2d, list] = {}
-
-    def add(operator: AttentionConv2d, inputs: tuple[Tensor]) -> None:
-        # The input of the batch norm; fused forms do not call that module.
-        y = operator.feature(inputs[0]).double()
-        entry = sums.setdefault(operator, [0, 0, 0])
-        entry[0] += y.numel() / y.size(1)
-        entry[1] += y.sum((0, 2, 3))
-        entry[2] += y.square().sum((0, 2, 3))
-
-    hooks = [
-        operator.register_forward_pre_hook(add)
-        for operator in operators_in(net).values()
-        if operator.feature_norm is not None
-    ]
-    modes = {module: module.training for module in net.modules()}
-    count = 0
-    try:
-        net.eval()
-        for batch in batches:
-            net(batch)
-            count += 1
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
-    for operator, (number, total, squares) in sums.items():
-        mean = total / number
-        var = (squares / number - mean**2).clamp(min=0)
-        set_moments(operator.feature_norm, mean.float(), var.float())
-    return count

@@ -9,6 +9,8 @@ _ASKS_BY_NAME = hasattr(torch, 'get_autocast_dtype')
 
 def autocasts(x: Tensor) -> bool:
     """Whether autocast is on for the device of x."""
+    if x.is_meta:  # torch refuses the question for a device without it
+        return False
     if _ASKS_BY_NAME:
         return torch.is_autocast_enabled(x.device.type)
     if x.device.type == 'cpu':

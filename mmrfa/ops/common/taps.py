@@ -42,9 +42,7 @@ def conv2d(x: Tensor, conv: Conv, window: Window) -> Tensor:
     return F.conv2d(x, conv.weight, conv.bias, *geometry, conv.groups)
 
 
-def pointwise(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> Tensor:
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1x1 convolution.
 
     Args:

@@ -1,0 +1,22 @@
+# YOLOv5n of mmyolo, with a place for operators (README.md).
+_base_ = [
+    'mmyolo::yolov5/yolov5_n-v61_syncbn_fast_8xb16-300e_coco.py',
+    '../_base_/mmyolo.py',
+]
+model = dict(
+    type='Converted',
+    original='YOLODetector',
+    where=['backbone.stage?.0.conv', 'neck.downsample_layers.?.conv'],
+    norm_cfg=_base_.norm_cfg,
+)
+data_root = '{{$MMRFA_DATA_ROOT:data}}/coco/'
+train_pipeline = [
+    step for step in _base_.train_pipeline if step.type != 'mmdet.Albu'
+]
+train_dataloader = dict(
+    dataset=dict(data_root=data_root, pipeline=train_pipeline)
+)
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + _base_.val_ann_file)
+test_evaluator = val_evaluator

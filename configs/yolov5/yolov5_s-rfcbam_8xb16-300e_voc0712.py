@@ -1,0 +1,2 @@
+_base_ = './yolov5_s_8xb16-300e_voc0712.py'
+model = dict(attention_conv=dict(type='RFCBAMConv'))

@@ -1,0 +1,6 @@
+_base_ = './yolov7_tiny_8xb16-300e_voc0712.py'
+# At the first convolution too, as the paper's operations say (README.md).
+model = dict(
+    attention_conv=dict(type='RFAConv'),
+    where=['backbone.stem.?.conv', 'neck.downsample_layers.?.conv'],
+)

@@ -1,0 +1,21 @@
+_base_ = [
+    './yolov8_n_8xb16-500e_coco.py',
+    '../_base_/datasets/yolo_voc0712.py',
+]
+model = dict(
+    bbox_head=dict(head_module=dict(num_classes=20)),
+    train_cfg=dict(assigner=dict(num_classes=20)),
+)
+train_dataloader = dict(
+    dataset=dict(
+        _delete_=True, pipeline=_base_.train_pipeline, **_base_.voc.train
+    )
+)
+val_dataloader = dict(
+    dataset=dict(
+        _delete_=True, pipeline=_base_.test_pipeline, **_base_.voc.test
+    )
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(_delete_=True, **_base_.voc.metric)
+test_evaluator = val_evaluator

@@ -1,5 +1,0 @@
-_base_ = './yolox_nano_8xb8-300e_voc0712.py'
-model = dict(
-    backbone=dict(attention_conv=dict(type='RFAConv')),
-    neck=dict(attention_conv=dict(type='RFAConv')),
-)

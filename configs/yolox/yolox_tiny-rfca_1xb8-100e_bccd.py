@@ -1,5 +1,0 @@
-_base_ = './yolox_tiny_1xb8-100e_bccd.py'
-model = dict(
-    backbone=dict(attention_conv=dict(type='RFCAConv')),
-    neck=dict(attention_conv=dict(type='RFCAConv')),
-)

@@ -1,5 +1,0 @@
-_base_ = './yolox_tiny_8xb8-300e_coco.py'
-model = dict(
-    backbone=dict(attention_conv=dict(type='RFCAConv')),
-    neck=dict(attention_conv=dict(type='RFCAConv')),
-)

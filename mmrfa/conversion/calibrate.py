@@ -1,0 +1,60 @@
+"""Batch norms of operators, set to what training batches will show them."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from mmrfa.conversion.sample import Sample, evaluating, run
+from mmrfa.layers import AttentionConv2d, set_moments
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
+    """Bring training mode near to what an exact start computes in eval mode.
+
+    RFAConv, RFCBAMConv and RFCAConv normalise their features; in training
+    mode by the batch. With its moments in the norm, that changes little.
+
+    Args:
+        model (nn.Module): a network with operators that start as plain
+            convolutions; changed in place, its outputs in eval mode stay.
+        batches (Iterable[Sample]): inputs of the network, such as training
+            images (N, 3, H, W).
+
+    Returns:
+        int: number of batches.
+    """
+    sums: dict[AttentionConv2d, list] = {}
+
+    def add(operator: AttentionConv2d, inputs: tuple) -> None:
+        # The input of the batch norm; fused forms do not call that module.
+        y = operator.feature(inputs[0]).double()
+        entry = sums.setdefault(operator, [0, 0, 0])
+        entry[0] += y.numel() / y.size(1)
+        entry[1] += y.sum((0, 2, 3))
+        entry[2] += y.square().sum((0, 2, 3))
+
+    hooks = [
+        module.register_forward_pre_hook(add)
+        for module in model.modules()
+        if isinstance(module, AttentionConv2d)
+        and module.feature_norm is not None
+    ]
+    count = 0
+    try:
+        with evaluating(model):
+            for batch in batches:
+                run(model, batch)
+                count += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for operator, (number, total, squares) in sums.items():
+        norm = operator.feature_norm
+        floor = norm.bias - norm.running_mean
+        mean = total / number
+        var = (squares / number - mean**2).clamp(min=0)
+        set_moments(norm, mean.to(floor), var.to(floor))
+        norm.bias.add_(floor)
+    return count

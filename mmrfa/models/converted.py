@@ -1,0 +1,127 @@
+"""Any registered model, with operators in the place of convolutions."""
+
+from inspect import signature
+from types import MethodType
+
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from mmrfa.checkpoints.names import operators_in
+from mmrfa.conversion import convert_convs
+from mmrfa.errors import InputError
+from mmrfa.models.operators import check_operator
+
+Where = int | str | list[str] | None
+
+
+@MODELS.register_module('Converted')
+def build_converted(
+    original: str | type,
+    attention_conv: dict | None = None,
+    where: Where = None,
+    exclude: Where = None,
+    start: str = 'fresh',
+    norm_cfg: dict | None = None,
+    sample: int = 128,
+    **model,
+) -> nn.Module:
+    """Build a model of any OpenMMLab package and swap its convolutions.
+
+    A few lines over a config of mmseg, mmdet, mmpretrain or mmyolo::
+
+        model = dict(
+            type='Converted',
+            original=_base_.model.type,
+            attention_conv=dict(type='RFAConv'),
+            where='backbone.layer?.*.conv2')
+
+    What is built is the model itself, with nothing around it: all names
+    outside of the operators are its own, so its checkpoints fill the rest.
+
+    Args:
+        original (str | type): ``type`` of the model, in its own scope.
+        attention_conv (dict | None): the operator, ``type`` being any
+            registered one, other keys its arguments. None leaves the model
+            as it is: the plain twin.
+        where, exclude (int | str | list[str] | None): which convolutions:
+            a kernel size, or globs over names, see
+            :func:`mmrfa.convert_convs`.
+        start (str): 'fresh' draws the operators. 'exact' starts them, when
+            weights are initialised, as the convolutions of the plain model,
+            whatever checkpoint its ``init_cfg`` names: in eval mode the
+            model then computes what the plain one does. That takes
+            operators with a bias.
+        norm_cfg (dict | None): batch norm inside the operators, unless
+            ``attention_conv`` has its own.
+        sample (int): side in pixels of the image, noise, on which an exact
+            start is checked.
+        **model: all other keys of the model.
+
+    Returns:
+        nn.Module: a model of type ``original``.
+
+    Raises:
+        InputError: an unknown operator or start, nothing to convert, or,
+            with a fresh start, a convolution that is frozen.
+    """
+    cfg = dict(model, type=original)
+    if attention_conv is None:
+        return MODELS.build(cfg)
+    operator = check_operator(attention_conv)
+    arguments = {k: v for k, v in attention_conv.items() if k != 'type'}
+    if norm_cfg is not None:
+        arguments.setdefault('norm_cfg', norm_cfg)
+    if start == 'exact':
+        arguments.setdefault('bias', True)
+    elif start != 'fresh':
+        raise InputError(f"start: expected 'fresh' or 'exact', got {start!r}")
+    choice = dict(where=where, exclude=exclude, inplace=True, **arguments)
+
+    net = convert_convs(MODELS.build(cfg), operator, start='fresh', **choice)
+    if start == 'fresh':
+        _refuse_frozen(net)
+        return net
+    scope = DefaultScope.get_current_instance().scope_name
+
+    def init_weights(self: nn.Module) -> None:
+        """Take the weights of a plain model that was converted."""
+        with DefaultScope.overwrite_default_scope(scope):
+            plain = MODELS.build(cfg)
+        plain.init_weights()
+        converted = convert_convs(
+            plain,
+            operator,
+            start='exact',
+            sample=_noise(plain, sample),
+            **choice,
+        )
+        self.load_state_dict(converted.state_dict())
+        self.is_init = True
+        del self.init_weights  # back to the method of its class
+
+    net.init_weights = MethodType(init_weights, net)
+    return net
+
+
+def _noise(net: nn.Module, side: int) -> dict | torch.Tensor:
+    """An input of a model, drawn without touching torch's random state."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, side, side, generator=generator)
+    if 'data_samples' not in signature(net.forward).parameters:
+        return image
+    # Detectors of two stages ask for the size of the image.
+    sizes = dict.fromkeys(('img_shape', 'batch_input_shape'), (side, side))
+    about = BaseDataElement(metainfo=dict(sizes, scale_factor=(1, 1)))
+    return dict(inputs=image, data_samples=[about])
+
+
+def _refuse_frozen(net: nn.Module) -> None:
+    """An operator that is neither filled nor trained stays random."""
+    for name, operator in operators_in(net).items():
+        if not operator.weight.requires_grad:
+            raise InputError(
+                f'{name} is frozen and would stay random: expected it in '
+                "exclude, or start='exact'"
+            )
