@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from mmrfa.conversion.choice import Choice, chooser, why_unusual
@@ -398,6 +399,7 @@ def _unknown(kind: type, names: list[str], sample: Sample | None) -> str:
     )
 
 
+@torch.no_grad()  # or torch 2.1 looks for a device module of meta
 def _flops(conv: nn.Conv2d, new: nn.Module, shapes: dict) -> tuple[int, int]:
     """Operations of a convolution and its operator, of all calls."""
     # Imported here: it brings triton.
