@@ -1,0 +1,276 @@
+"""Exported files: the same numbers, whole or not there, explained."""
+
+import errno
+import json
+
+import pytest
+import torch
+
+from mmrfa.deploy import export as exporting
+from mmrfa.deploy.exported import load_exported
+from mmrfa.deploy.parts import flat, like, part_of
+
+from .tiny_networks import SEG, SMALL_YOLOX, YOLOX, masks_of, operators
+from .tool_calls import TINY_SEG, error_of
+
+pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+pytest.importorskip('onnxscript', reason='onnxscript is not installed')
+SIZE = '--size', 64, 96
+CPU = torch.device('cpu')
+
+
+@pytest.mark.parametrize('to', ['onnx', 'torch_export'])
+def test_a_segmentor_goes_whole(
+    call,
+    to,
+    seg_checkpoint,
+    photos,
+    tmp_path,
+    capsys,
+):
+    """Its masks are those of the checkpoint; the file says what it is."""
+    target = tmp_path / f'net{exporting.FORMATS[to].suffix}'
+    target.write_text('of an earlier export')
+    command = 'export.py', SEG, seg_checkpoint, '--to', to, *SIZE
+    assert call(*command, '--out', target) == 0
+    printed = capsys.readouterr().out
+    assert '1x3x96x96: differs' in printed and '3x3x96x64: differs' in printed
+    for file in (seg_checkpoint, target):
+        options = ['--trust-checkpoint'] if file.suffix == '.pt2' else []
+        status = call(
+            'predict.py', SEG, file, photos, '--device', 'cpu', *options,
+            '--out', tmp_path / file.suffix[1:], '--batch-size', 2,
+        )  # fmt: skip
+        assert status == 0, capsys.readouterr().err
+    wanted = masks_of(tmp_path / 'pth')
+    got = masks_of(tmp_path / target.suffix[1:])
+    for name, mask in wanted.items():
+        assert (got[name] == mask).mean() > 0.999
+
+    description = load_exported(target, CPU).description
+    assert description['task'] == 'segmentation'
+    assert description['classes'][1] == 'ball'
+    given = description['input']
+    assert (given['channels'], given['size_divisor']) == ('RGB', 32)
+    assert given['mean'] == [127.5] * 3 and given['std'] == [60.0] * 3
+    assert [s['type'] for s in given['pipeline']][:2] == [
+        'LoadImageFromFile',
+        'Resize',
+    ]
+    assert 'argmax' in description['after']
+
+
+def test_the_description_is_enough(
+    call,
+    seg_checkpoint,
+    photos,
+    tmp_path,
+):
+    """ONNX by hand, without OpenMMLab: the class of every pixel."""
+    import numpy as np
+    import onnxruntime
+    from PIL import Image
+
+    target = tmp_path / 'net.onnx'
+    command = 'export.py', SEG, seg_checkpoint, '--to', 'onnx', *SIZE
+    assert call(*command, '--out', target) == 0
+    command = 'predict.py', SEG, seg_checkpoint, photos / '1.png'
+    pixels = np.asarray(Image.open(photos / '1.png').resize((64, 64)))
+    Image.fromarray(pixels).save(photos / '1.png')  # nothing to resize
+    assert call(*command, '--out', tmp_path, '--device', 'cpu') == 0
+    session = onnxruntime.InferenceSession(target)
+    text = session.get_modelmeta().custom_metadata_map['mmrfa']
+    given = json.loads(text)['input']
+    assert given['channels'] == 'RGB'
+    images = ((pixels - given['mean']) / given['std']).transpose(2, 0, 1)[None]
+    (logits,) = session.run(None, {given['name']: np.float32(images)})
+    wanted = masks_of(tmp_path)['1.png']
+    assert (logits.argmax(1)[0] == wanted).mean() > 0.999
+
+
+@operators
+def test_a_one_stage_detector_goes_to_its_head(
+    call,
+    yolox_checkpoint,
+    photos,
+    tmp_path,
+    capsys,
+):
+    target = tmp_path / 'net.onnx'
+    status = call(
+        'export.py', YOLOX, yolox_checkpoint, '--to', 'onnx', *SIZE,
+        '--out', target, *SMALL_YOLOX,
+    )  # fmt: skip
+    assert status == 0, capsys.readouterr().err
+    assert 'raw outputs of YOLOXHead' in capsys.readouterr().out
+    found = []
+    for file in (yolox_checkpoint, target):
+        out = tmp_path / file.suffix[1:]
+        status = call(
+            'predict.py', YOLOX, file, photos, '--out', out,
+            '--device', 'cpu', *SMALL_YOLOX,
+        )  # fmt: skip
+        assert status == 0, capsys.readouterr().err
+        content = json.loads((out / 'predictions.json').read_text())
+        found.append(content['annotations'])
+    assert len(found[0]) == len(found[1]) > 0
+    for one, other in zip(*found):
+        assert one['category_id'] == other['category_id']
+        assert one['bbox'] == pytest.approx(other['bbox'], abs=1e-2)
+
+
+def test_outputs_are_nested_again_as_they_were():
+    tensors = [torch.tensor(i) for i in range(5)]
+    nested = ([tensors[0], tensors[1]], (tensors[2],), [[tensors[3]]])
+    assert flat(nested) == tensors[:4]
+    assert like(nested, tensors[1:]) == (
+        [tensors[1], tensors[2]],
+        (tensors[3],),
+        [[tensors[4]]],
+    )
+
+
+@pytest.fixture
+def fails(call, capsys, seg_checkpoint, tmp_path):
+    """``fails(...)``: the line of an export that leaves the file alone."""
+    target = tmp_path / 'net.pt2'
+    target.write_text('of an earlier export')
+
+    def run(*options) -> str:
+        status = call(
+            'export.py', SEG, seg_checkpoint, '--to', 'torch_export', *SIZE,
+            '--out', target, *options,
+        )  # fmt: skip
+        line = error_of(status, capsys.readouterr().err)
+        assert target.read_text() == 'of an earlier export'
+        assert list(tmp_path.glob('*.pt2')) == [target]
+        assert not list(tmp_path.glob('.part*'))
+        return line
+
+    return run
+
+
+def test_a_file_that_differs_is_not_kept(fails, monkeypatch):
+    load = exporting.load_exported
+
+    def wrong(*args):
+        exported = load(*args)
+        return exported._replace(
+            program=lambda x: [y + 1 for y in exported.program(x)]
+        )
+
+    monkeypatch.setattr(exporting, 'load_exported', wrong)
+    line = fails()
+    assert 'expected at most 0.0001 of difference' in line
+    assert 'nothing was kept' in line
+
+
+def test_no_space_is_one_line(fails, monkeypatch):
+    def full(part, images, file, text):
+        file.write_text('half of')
+        raise OSError(errno.ENOSPC, 'No space left on device', str(file))
+
+    kind = exporting.FORMATS['torch_export']._replace(write=full)
+    monkeypatch.setitem(exporting.FORMATS, 'torch_export', kind)
+    assert 'No space left on device' in fails()
+
+
+def test_options_that_do_not_fit(fails, tmp_path):
+    assert '--size: expected 32 or more' in fails('--size', 64, 16)
+    assert 'ends in .pt2' in fails('--out', tmp_path / 'net.onnx')
+    line = fails('--out', tmp_path / 'net.pt2' / 'deeper.pt2')
+    assert 'is not a folder' in line
+
+
+def test_difference_by_hand():
+    wanted = (torch.tensor([1.0, -4.0]), torch.tensor([2.0]))
+    got = [torch.tensor([1.2, -4.0]), torch.tensor([2.1])]
+    found = exporting.difference(got, wanted)
+    assert found == pytest.approx(0.05, rel=1e-4)
+    assert exporting.difference(got[:1], wanted) == float('inf')
+    assert exporting.difference(got[::-1], wanted) == float('inf')
+    nan = [torch.tensor([1.0, float('nan')]), got[1]]
+    assert not exporting.difference(nan, wanted) <= 1
+
+
+def test_exported_files_that_are_refused(
+    call,
+    seg_checkpoint,
+    photos,
+    tmp_path,
+    capsys,
+    monkeypatch,
+):
+    import onnx
+    from onnx import TensorProto, helper
+
+    target = tmp_path / 'net.pt2'
+    command = 'export.py', SEG, seg_checkpoint, '--to', 'torch_export', *SIZE
+    assert call(*command, '--out', target) == 0
+    (tmp_path / 'bytes.onnx').write_bytes(b'no network')
+    (tmp_path / 'bytes.pt2').write_bytes(b'no network')
+
+    def one_node(name, operator, **metadata):
+        images, out = (
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 8, 8])
+            for n in ('images', 'out')
+        )
+        node = helper.make_node(operator, ['images'], ['out'])
+        graph = helper.make_graph([node], 'g', [images], [out])
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8
+        )
+        helper.set_model_props(model, metadata)
+        onnx.save(model, tmp_path / name)
+
+    one_node('operator.onnx', 'RFAConvolution')
+    one_node('foreign.onnx', 'Relu')
+    one_node('other.onnx', 'Relu', mmrfa='{"config": "1", "network": "UNet"}')
+    monkeypatch.delenv('MMRFA_TRUST_CHECKPOINT', raising=False)
+    for config, name, words in (
+        (SEG, 'net.pt2', 'a .pt2 file can hold code'),
+        (SEG, 'bytes.pt2', 'cannot be loaded here'),
+        (SEG, 'bytes.onnx', 'cannot be loaded here'),
+        (SEG, 'operator.onnx', 'RFAConvolution'),
+        (SEG, 'foreign.onnx', 'expected a file of tools/export.py'),
+        (SEG, 'other.onnx', 'got UNet of another config'),
+    ):
+        status = call(
+            'predict.py', config, tmp_path / name, photos,
+            '--out', tmp_path / 'out',
+        )  # fmt: skip
+        assert words in error_of(status, capsys.readouterr().err), name
+        assert not (tmp_path / 'out').exists()
+    status = call(
+        'predict.py', TINY_SEG, target, photos, '--trust-checkpoint',
+        '--out', tmp_path / 'out',
+    )  # fmt: skip
+    line = error_of(status, capsys.readouterr().err)
+    assert 'got EncoderDecoder of another config' in line
+
+
+def test_a_missing_runtime_names_the_extra(
+    call,
+    seg_checkpoint,
+    photos,
+    tmp_path,
+    capsys,
+    monkeypatch,
+):
+    import sys
+
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    status = call(
+        'export.py', SEG, seg_checkpoint, '--to', 'openvino', *SIZE,
+        '--out', tmp_path / 'net.xml',
+    )  # fmt: skip
+    line = error_of(status, capsys.readouterr().err)
+    assert 'openvino' in line and 'mmrfa[openvino]' in line
+    assert not (tmp_path / 'net.xml').exists()
+
+
+def test_networks_of_other_kinds_are_refused():
+    from mmrfa.errors import InputError
+
+    with pytest.raises(InputError, match='an image classifier, got Linear'):
+        part_of(torch.nn.Linear(1, 1))
