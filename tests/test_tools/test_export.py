@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 
 import pytest
 import torch
@@ -274,3 +275,59 @@ def test_networks_of_other_kinds_are_refused():
 
     with pytest.raises(InputError, match='an image classifier, got Linear'):
         part_of(torch.nn.Linear(1, 1))
+
+
+def test_int8_is_scored_beside_float(
+    call, seg_checkpoint, photos, tmp_path, capsys
+):
+    import onnx
+
+    target = tmp_path / 'net.onnx'
+    status = call(
+        'export.py', SEG, seg_checkpoint, '--to', 'onnx', *SIZE,
+        '--out', target, '--int8', photos, '--score-images', 2,
+    )  # fmt: skip
+    assert status == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    float32, int8 = re.search(
+        r'^mIoU: ([\d.]+) in float32, ([\d.]+) in int8$', printed, re.M
+    ).groups()
+    assert abs(float(float32) - float(int8)) < 5
+    small = tmp_path / 'net.int8.onnx'
+    kinds = {node.op_type for node in onnx.load(small).graph.node}
+    assert 'DequantizeLinear' in kinds
+    assert small.stat().st_size < 0.6 * target.stat().st_size
+    images = torch.randn(1, 3, 96, 64)
+    exact, rounded = (load_exported(f, CPU) for f in (target, small))
+    assert exact.description == rounded.description
+    error = exporting.difference(
+        rounded.program(images), exact.program(images)
+    )
+    assert 1e-4 < error < 0.5  # other numbers, of the same network
+
+
+def test_int8_needs_data_and_onnx(call, seg_checkpoint, photos, capsys):
+    command = 'export.py', SEG, seg_checkpoint, '--int8', photos, '--to'
+    status = call(*command, 'torch_export')
+    line = error_of(status, capsys.readouterr().err)
+    assert '--int8: expected --to onnx' in line
+    status = call(
+        *command,
+        'onnx',
+        '--cfg-options',
+        'test_dataloader.dataset.data_root=no',
+    )
+    line = error_of(status, capsys.readouterr().err)
+    assert 'test_dataloader: expected data at' in line
+    assert not seg_checkpoint.with_suffix('.onnx').exists()
+
+
+def test_openvino(call, seg_checkpoint, tmp_path, capsys):
+    pytest.importorskip('openvino', reason='openvino is not installed')
+    target = tmp_path / 'net.xml'
+    command = 'export.py', SEG, seg_checkpoint, '--to', 'openvino', *SIZE
+    assert call(*command, '--out', target) == 0, capsys.readouterr().err
+    assert '3x3x96x64: differs' in capsys.readouterr().out
+    assert {p.name for p in tmp_path.iterdir()} == {'net.xml', 'net.bin'}
+    description = load_exported(target, CPU).description
+    assert description['classes'][1] == 'ball'
