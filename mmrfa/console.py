@@ -4,9 +4,11 @@ Each is a script of ``tools/``, with the same options; ``-h`` behind it lists
 them.
 """
 
-import runpy
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+
+from mmrfa.engine.cli import run_tool
 
 # By command: the script, and what it does.
 COMMANDS = {
@@ -32,13 +34,8 @@ COMMANDS = {
 }
 
 
-def main() -> int | str | None:
-    """Run the command that ``sys.argv`` names.
-
-    Returns:
-        int | str | None: exit status, or what is wrong; as ``sys.exit``
-        takes it.
-    """
+def main() -> int:
+    """Run the command that ``sys.argv`` names; the exit status."""
     name = sys.argv[1] if len(sys.argv) > 1 else '-h'
     if name in ('-h', '--help'):
         print(usage())
@@ -46,7 +43,7 @@ def main() -> int | str | None:
     if name == 'forms':
         from mmrfa.__main__ import main as tell
 
-        return tell()
+        return run_tool(tell)
     if name not in COMMANDS:
         print(
             f'error: mmrfa: expected one of {", ".join(COMMANDS)}, forms, got '
@@ -55,10 +52,12 @@ def main() -> int | str | None:
         )
         return 2
     script = folder() / COMMANDS[name][0]
+    # Seen by the tool as its name and options.
     sys.argv = [f'mmrfa {name}', *sys.argv[2:]]
-    sys.path.insert(0, str(script.parent))  # as for a script that is run
-    runpy.run_path(str(script), run_name='__main__')
-    return 0
+    spec = spec_from_file_location(f'mmrfa_{name}', script)
+    tool = module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return run_tool(tool.main)
 
 
 def usage() -> str:

@@ -76,5 +76,6 @@ def photos(tmp_path: Path) -> Path:
     folder.mkdir()
     for i, size in enumerate([(40, 30), (60, 50), (40, 30)]):
         pixels = np.random.randint(0, 255, (*size[::-1], 3), np.uint8)
+        pixels[:, : size[0] // 2] //= 8  # dark on the left
         Image.fromarray(pixels).save(folder / f'{i}.png')
     return folder

@@ -3,16 +3,31 @@
 import errno
 import json
 import re
+from contextlib import redirect_stdout
+from io import StringIO
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmrfa.deploy import export as exporting
-from mmrfa.deploy.exported import load_exported
+from mmrfa.deploy.exported import Exported, load_exported
+from mmrfa.deploy.network import build_network, load_network
 from mmrfa.deploy.parts import flat, like, part_of
+from mmrfa.deploy.predictor import Predictor
+from mmrfa.deploy.sources import Source
+from mmrfa.engine.config import load_config
 
-from .tiny_networks import SEG, SMALL_YOLOX, YOLOX, masks_of, operators
-from .tool_calls import TINY_SEG, error_of
+from .tiny_networks import (
+    SEG,
+    SMALL_YOLOX,
+    YOLOX,
+    masks_of,
+    operators,
+    options_of,
+)
+from .tool_calls import REPO, TINY_SEG, error_of, load_tool
 
 pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
 pytest.importorskip('onnxscript', reason='onnxscript is not installed')
@@ -20,35 +35,49 @@ SIZE = '--size', 64, 96
 CPU = torch.device('cpu')
 
 
-@pytest.mark.parametrize('to', ['onnx', 'torch_export'])
+@pytest.fixture(scope='module')
+def exported(seg_checkpoint, sample_root, tmp_path_factory):
+    """The segmentor in both forms, by suffix, and what the tool printed."""
+    folder = tmp_path_factory.mktemp('exported')
+    files, printed = {}, {}
+    for to in 'onnx', 'torch_export':
+        suffix = exporting.FORMATS[to].suffix
+        files[suffix] = folder / f'net{suffix}'
+        files[suffix].write_text('of an earlier export')
+        command = SEG, seg_checkpoint, '--to', to, *SIZE
+        with pytest.MonkeyPatch.context() as patch, StringIO() as out:
+            patch.setenv('MMRFA_DATA_ROOT', str(sample_root))
+            with redirect_stdout(out):
+                main = load_tool('export.py').main
+                main([str(a) for a in (*command, '--out', files[suffix])])
+            printed[suffix] = out.getvalue()
+    assert set(folder.iterdir()) == set(files.values())
+    return files, printed
+
+
+@pytest.mark.parametrize('suffix', ['.onnx', '.pt2'])
 def test_a_segmentor_goes_whole(
-    call,
-    to,
-    seg_checkpoint,
-    photos,
-    tmp_path,
-    capsys,
+    call, suffix, exported, seg_checkpoint, photos, tmp_path, monkeypatch
 ):
     """Its masks are those of the checkpoint; the file says what it is."""
-    target = tmp_path / f'net{exporting.FORMATS[to].suffix}'
-    target.write_text('of an earlier export')
-    command = 'export.py', SEG, seg_checkpoint, '--to', to, *SIZE
-    assert call(*command, '--out', target) == 0
-    printed = capsys.readouterr().out
-    assert '1x3x96x96: differs' in printed and '3x3x96x64: differs' in printed
-    for file in (seg_checkpoint, target):
+    files, printed = exported
+    for shape in '1x3x96x96', '3x3x96x64':
+        assert f'{shape}: differs from PyTorch by ' in printed[suffix]
+    for file in (seg_checkpoint, files[suffix]):
         options = ['--trust-checkpoint'] if file.suffix == '.pt2' else []
         status = call(
             'predict.py', SEG, file, photos, '--device', 'cpu', *options,
             '--out', tmp_path / file.suffix[1:], '--batch-size', 2,
         )  # fmt: skip
-        assert status == 0, capsys.readouterr().err
+        assert status == 0
     wanted = masks_of(tmp_path / 'pth')
-    got = masks_of(tmp_path / target.suffix[1:])
+    got = masks_of(tmp_path / suffix[1:])
+    assert len(np.unique(wanted['1.png'])) > 1
     for name, mask in wanted.items():
         assert (got[name] == mask).mean() > 0.999
 
-    description = load_exported(target, CPU).description
+    monkeypatch.setenv('MMRFA_TRUST_CHECKPOINT', '1')
+    description = load_exported(files[suffix], CPU).description
     assert description['task'] == 'segmentation'
     assert description['classes'][1] == 'ball'
     given = description['input']
@@ -62,24 +91,16 @@ def test_a_segmentor_goes_whole(
 
 
 def test_the_description_is_enough(
-    call,
-    seg_checkpoint,
-    photos,
-    tmp_path,
+    call, exported, seg_checkpoint, photos, tmp_path
 ):
     """ONNX by hand, without OpenMMLab: the class of every pixel."""
-    import numpy as np
     import onnxruntime
-    from PIL import Image
 
-    target = tmp_path / 'net.onnx'
-    command = 'export.py', SEG, seg_checkpoint, '--to', 'onnx', *SIZE
-    assert call(*command, '--out', target) == 0
-    command = 'predict.py', SEG, seg_checkpoint, photos / '1.png'
     pixels = np.asarray(Image.open(photos / '1.png').resize((64, 64)))
     Image.fromarray(pixels).save(photos / '1.png')  # nothing to resize
+    command = 'predict.py', SEG, seg_checkpoint, photos / '1.png'
     assert call(*command, '--out', tmp_path, '--device', 'cpu') == 0
-    session = onnxruntime.InferenceSession(target)
+    session = onnxruntime.InferenceSession(exported[0]['.onnx'])
     text = session.get_modelmeta().custom_metadata_map['mmrfa']
     given = json.loads(text)['input']
     assert given['channels'] == 'RGB'
@@ -90,34 +111,41 @@ def test_the_description_is_enough(
 
 
 @operators
-def test_a_one_stage_detector_goes_to_its_head(
-    call,
-    yolox_checkpoint,
-    photos,
-    tmp_path,
-    capsys,
+def test_a_program_takes_the_place_of_a_detectors_network(
+    yolox_checkpoint, photos
 ):
-    target = tmp_path / 'net.onnx'
-    status = call(
-        'export.py', YOLOX, yolox_checkpoint, '--to', 'onnx', *SIZE,
-        '--out', target, *SMALL_YOLOX,
-    )  # fmt: skip
-    assert status == 0, capsys.readouterr().err
-    assert 'raw outputs of YOLOXHead' in capsys.readouterr().out
-    found = []
-    for file in (yolox_checkpoint, target):
-        out = tmp_path / file.suffix[1:]
-        status = call(
-            'predict.py', YOLOX, file, photos, '--out', out,
-            '--device', 'cpu', *SMALL_YOLOX,
-        )  # fmt: skip
-        assert status == 0, capsys.readouterr().err
-        content = json.loads((out / 'predictions.json').read_text())
-        found.append(content['annotations'])
-    assert len(found[0]) == len(found[1]) > 0
-    for one, other in zip(*found):
-        assert one['category_id'] == other['category_id']
-        assert one['bbox'] == pytest.approx(other['bbox'], abs=1e-2)
+    """As far as its head; boxes are decoded as they always are."""
+    config = load_config(YOLOX, options_of(SMALL_YOLOX))
+    source = Source(str(photos))
+    model, other = (load_network(config, str(yolox_checkpoint)) for _ in '12')
+
+    def boxes(network):
+        found = Predictor(config, network)(source)
+        return [prediction.sample.pred_instances for prediction in found]
+
+    wanted = boxes(model)
+    part, emptied = part_of(model), part_of(other)
+    assert part.task == 'detection' and len(part.outputs) == 9
+    del other.backbone, other.neck
+    emptied.plug(part.module)
+    got = boxes(other)
+    assert len(got) == 3
+    for one, another in zip(got, wanted):
+        assert len(one) > 0
+        torch.testing.assert_close(one.bboxes, another.bboxes)
+        torch.testing.assert_close(one.scores, another.scores)
+
+
+@operators
+def test_of_two_stages_the_features_go():
+    config = REPO / 'configs/faster_rcnn/faster-rcnn_r18-rfa_fpn_1x_coco.py'
+    model = build_network(load_config(config))
+    part = part_of(model)
+    assert part.task == 'features' and part.plug is None
+    assert 'heads of FasterRCNN' in part.after
+    with torch.no_grad():
+        shapes = [y.shape[1:] for y in part.module(torch.zeros(1, 3, 64, 96))]
+    assert shapes[0] == (256, 16, 24) and len(shapes) == len(part.outputs) == 5
 
 
 def test_outputs_are_nested_again_as_they_were():
@@ -152,14 +180,18 @@ def fails(call, capsys, seg_checkpoint, tmp_path):
 
 
 def test_a_file_that_differs_is_not_kept(fails, monkeypatch):
-    load = exporting.load_exported
+    parts = []
 
-    def wrong(*args):
-        exported = load(*args)
-        return exported._replace(
-            program=lambda x: [y + 1 for y in exported.program(x)]
-        )
+    def write(part, images, file, text):
+        parts.append(part.module)
+        file.write_text('of another network')
 
+    def wrong(file, device):
+        assert file.read_text() == 'of another network'
+        return Exported(lambda x: [y + 1 for y in parts[-1](x)], {})
+
+    kind = exporting.FORMATS['torch_export']._replace(write=write)
+    monkeypatch.setitem(exporting.FORMATS, 'torch_export', kind)
     monkeypatch.setattr(exporting, 'load_exported', wrong)
     line = fails()
     assert 'expected at most 0.0001 of difference' in line
@@ -195,19 +227,12 @@ def test_difference_by_hand():
 
 
 def test_exported_files_that_are_refused(
-    call,
-    seg_checkpoint,
-    photos,
-    tmp_path,
-    capsys,
-    monkeypatch,
+    call, exported, photos, tmp_path, capsys, monkeypatch
 ):
     import onnx
     from onnx import TensorProto, helper
 
-    target = tmp_path / 'net.pt2'
-    command = 'export.py', SEG, seg_checkpoint, '--to', 'torch_export', *SIZE
-    assert call(*command, '--out', target) == 0
+    target = exported[0]['.pt2']
     (tmp_path / 'bytes.onnx').write_bytes(b'no network')
     (tmp_path / 'bytes.pt2').write_bytes(b'no network')
 
@@ -229,7 +254,7 @@ def test_exported_files_that_are_refused(
     one_node('other.onnx', 'Relu', mmrfa='{"config": "1", "network": "UNet"}')
     monkeypatch.delenv('MMRFA_TRUST_CHECKPOINT', raising=False)
     for config, name, words in (
-        (SEG, 'net.pt2', 'a .pt2 file can hold code'),
+        (SEG, target, 'a .pt2 file can hold code'),
         (SEG, 'bytes.pt2', 'cannot be loaded here'),
         (SEG, 'bytes.onnx', 'cannot be loaded here'),
         (SEG, 'operator.onnx', 'RFAConvolution'),
@@ -296,7 +321,6 @@ def test_int8_is_scored_beside_float(
     small = tmp_path / 'net.int8.onnx'
     kinds = {node.op_type for node in onnx.load(small).graph.node}
     assert 'DequantizeLinear' in kinds
-    assert small.stat().st_size < 0.6 * target.stat().st_size
     images = torch.randn(1, 3, 96, 64)
     exact, rounded = (load_exported(f, CPU) for f in (target, small))
     assert exact.description == rounded.description

@@ -81,14 +81,14 @@ def test_a_picture_a_layer(call, seg_checkpoint, tmp_path):
     out = tmp_path / 'out'
     assert call(*command, '--out', out, '--points', '10,10', '60,40') == 0
     names = {path.name for path in out.iterdir()}
-    assert names == {f'backbone.layer4.{i}.conv1.png' for i in (0, 1)}
+    assert names == {f'backbone.layer1.{i}.conv1.png' for i in (0, 1)}
     for path in out.iterdir():
         with Image.open(path) as picture:
             assert len(picture.convert('RGB').getcolors(2**24)) > 1000
     out = tmp_path / 'random'
     command = TOOL, SEG, 'none', image, '--layers', '*.1.conv1'
     assert call(*command, '--out', out, '--channel', 3) == 0
-    assert [p.name for p in out.iterdir()] == ['backbone.layer4.1.conv1.png']
+    assert [p.name for p in out.iterdir()] == ['backbone.layer1.1.conv1.png']
 
 
 @pytest.mark.parametrize('operator', ['CBAMConv', 'AWConv', 'RFCBAMConv'])

@@ -23,23 +23,30 @@ SMALL_YOLOX = [
 operators = pytest.mark.usefixtures('mmcv_operators')
 
 
-def save_random(path: Path, config: Path, options: list[str]) -> Path:
-    """A checkpoint of random weights, with running statistics to fold."""
+def options_of(arguments: list[str]) -> dict:
+    """What ``--cfg-options KEY=VALUE ...`` stands for."""
     from mmengine.config import DictAction
 
+    pairs = (text.split('=', 1) for text in arguments[1:])
+    return {key: DictAction._parse_iterable(text) for key, text in pairs}
+
+
+def save_random(path: Path, config: Path, options: list[str]) -> Path:
+    """A checkpoint of random weights, with running statistics to fold."""
     from mmrfa.deploy.network import build_network
     from mmrfa.engine.config import load_config
 
-    pairs = (text.split('=', 1) for text in options[1:])
-    values = {key: DictAction._parse_iterable(text) for key, text in pairs}
     forget_instances()
     torch.manual_seed(0)
-    model = build_network(load_config(str(config), values))
+    model = build_network(load_config(str(config), options_of(options)))
     for name, buffer in model.named_buffers():
         if name.endswith('running_var'):
             buffer.uniform_(0.5, 2)
         elif name.endswith('running_mean'):
             buffer.uniform_(-0.2, 0.2)
+    for name, weight in model.named_parameters():
+        if name.endswith('conv_seg.weight'):  # else one class is everywhere
+            torch.nn.init.normal_(weight)
     torch.save(dict(state_dict=model.state_dict()), path)
     return path
 
