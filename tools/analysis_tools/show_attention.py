@@ -330,26 +330,39 @@ def _draw_taps(figure, canvas, view, points) -> None:
     left, right = upper.subfigures(1, 2)
 
     axis = left.subplots()
-    _show_image(
-        axis, canvas, 'Windows looked at: a disc a tap, its area the weight'
-    )
+    low, high, colours = _range(view.taps, even_value)
     # One step of the output, in pixels of the canvas.
     cell = canvas.shape[0] / height, canvas.shape[1] / width
-    top = max(view.taps[:, :, r, c].max() for r, c in chosen)
+    gap = min(step * size for step, size in zip(view.step, cell))
+    apart = max(1.0, canvas.shape[1] / 36 / gap)
+    note = '' if apart == 1 else f', {apart:.1f} times as far apart as it is'
+    _show_image(
+        axis,
+        canvas,
+        'Windows looked at: a disc a tap, its colour the weight' + note,
+    )
     for number, (row, column) in enumerate(chosen):
         colour = COLOURS[number]
         y, x = (row + 0.5) * cell[0], (column + 0.5) * cell[1]
         offsets = [
-            (np.arange(k) - (k - 1) / 2) * step * size
+            (np.arange(k) - (k - 1) / 2) * step * size * apart
             for k, step, size in zip((kh, kw), view.step, cell)
         ]
         ys, xs = np.meshgrid(y + offsets[0], x + offsets[1], indexing='ij')
-        sizes = 220 * view.taps[:, :, row, column] / top
-        axis.scatter(xs, ys, sizes, colour, edgecolors='white', linewidths=0.8)
+        axis.scatter(
+            xs,
+            ys,
+            90,
+            view.taps[:, :, row, column],
+            cmap=colours,
+            vmin=low,
+            vmax=high,
+            edgecolors=colour,
+        )
         axis.annotate(
             str(number + 1),
             (x, y),
-            (12, 12),
+            (22, 18),
             textcoords='offset points',
             color='white',
             weight='bold',
@@ -362,7 +375,6 @@ def _draw_taps(figure, canvas, view, points) -> None:
         + (f'\nwhite: {even_value:.3f}, all taps alike' if even_value else ''),
         fontsize='medium',
     )
-    low, high, colours = _range(view.taps, even_value)
     for i in range(kh):
         for j in range(kw):
             shown = axes[i, j].imshow(
