@@ -3,8 +3,10 @@
 import errno
 import json
 import re
+import shutil
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -303,16 +305,22 @@ def test_networks_of_other_kinds_are_refused():
 
 
 def test_int8_is_scored_beside_float(
-    call, seg_checkpoint, photos, tmp_path, capsys
+    exported,
+    seg_checkpoint,
+    photos,
+    sample_root,
+    tmp_path,
+    capsys,
+    monkeypatch,
 ):
     import onnx
 
-    target = tmp_path / 'net.onnx'
-    status = call(
-        'export.py', SEG, seg_checkpoint, '--to', 'onnx', *SIZE,
-        '--out', target, '--int8', photos, '--score-images', 2,
-    )  # fmt: skip
-    assert status == 0, capsys.readouterr().err
+    monkeypatch.setenv('MMRFA_DATA_ROOT', str(sample_root))
+    target = Path(shutil.copy(exported[0]['.onnx'], tmp_path))
+    config = load_config(SEG)
+    model = load_network(config, str(seg_checkpoint))
+    tool = load_tool('export.py')
+    tool.to_int8(config, model, Source(str(photos)), target, 2)
     printed = capsys.readouterr().out
     float32, int8 = re.search(
         r'^mIoU: ([\d.]+) in float32, ([\d.]+) in int8$', printed, re.M

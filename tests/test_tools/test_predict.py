@@ -24,15 +24,20 @@ from .tool_calls import error_of
 
 
 def test_segments_a_folder(call, seg_checkpoint, photos, tmp_path, capsys):
-    """As the network does one by one; the batch size changes nothing."""
+    """As the network does one by one; the batch size changes nothing.
+
+    With the ratio kept, the second image comes at another size.
+    """
+    option = 'test_dataloader.dataset.pipeline.1.keep_ratio=True'
     for size in (1, 2):
         status = call(
             'predict.py', SEG, seg_checkpoint, photos, '--batch-size', size,
             '--out', tmp_path / f'out{size}', '--device', 'cpu',
+            '--cfg-options', option,
         )  # fmt: skip
         assert status == 0, capsys.readouterr().err
     assert '3/3' in capsys.readouterr().err
-    config = load_config(SEG)
+    config = load_config(SEG, options_of(['', option]))
     model = load_network(config, str(seg_checkpoint))
     alone = list(Predictor(config, model)(Source(str(photos))))
     one, two = masks_of(tmp_path / 'out1'), masks_of(tmp_path / 'out2')

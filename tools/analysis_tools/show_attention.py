@@ -361,8 +361,8 @@ def _draw_taps(figure, canvas, view, points) -> None:
         )
         axis.annotate(
             str(number + 1),
-            (x, y),
-            (22, 18),
+            (xs.max(), ys.min()),
+            (12, 12),
             textcoords='offset points',
             color='white',
             weight='bold',
@@ -408,7 +408,8 @@ def _draw_taps(figure, canvas, view, points) -> None:
                     bbox=dict(facecolor='white', alpha=0.6, linewidth=0),
                 )
     if view.even is not None:
-        shown = axes[-1].imshow(view.even, 'viridis', vmin=None, vmax=1)
+        low = min(0.99, view.even.min())
+        shown = axes[-1].imshow(view.even, 'viridis', vmin=low, vmax=1)
         axes[-1].set_title(
             'How evenly a window is weighed (entropy of the\nsoftmax): 1 all '
             'taps alike, 0 one tap alone',
@@ -424,7 +425,8 @@ def _range(
     """Least and greatest value of a colour map, and its name."""
     if centre is None:
         return values.min(), values.max(), 'viridis'
-    reach = max(np.abs(values - centre).max(), 1e-6)
+    # What is less than 2 % off is not made to look like much.
+    reach = max(np.abs(values - centre).max(), 0.02 * centre)
     return centre - reach, centre + reach, 'RdBu_r'
 
 
