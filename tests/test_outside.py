@@ -148,7 +148,7 @@ def test_the_command_finds_its_tools(python, tmp_path):
     code = 'import sys; from mmrfa.console import main; sys.exit(main())'
     sizes = '--num-train', 1, '--num-val', 1
     run(python, '-c', code, 'sample', 'data', *sizes, cwd=tmp_path)
-    assert len(list((tmp_path / 'data').rglob('*.jpg'))) == 2
+    assert len(list((tmp_path / 'data').rglob('JPEGImages/*'))) == 2
 
 
 def test_configs_by_name(python, tmp_path):
