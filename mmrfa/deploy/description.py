@@ -1,12 +1,11 @@
 """What an exported file says of itself, for those who run it elsewhere."""
 
-import hashlib
 import json
 from typing import TYPE_CHECKING
 
 import torch
 
-from mmrfa.deploy.network import test_dataset
+from mmrfa.deploy.network import fingerprint, test_dataset
 from mmrfa.deploy.parts import Part
 from mmrfa.errors import InputError
 from mmrfa.version import __version__
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 # Name of the entry in the file's metadata; its value is JSON.
 KEY = 'mmrfa'
 INPUT = 'images'
-# What may differ between two configs of one network.
-_FREE = ('train_cfg', 'test_cfg', 'init_cfg', 'pretrained')
 
 
 def describe(config: 'Config', model: 'nn.Module', part: Part) -> dict:
@@ -53,7 +50,7 @@ def describe(config: 'Config', model: 'nn.Module', part: Part) -> dict:
         torch=torch.__version__,
         task=part.task,
         network=type(model).__name__,
-        config=fingerprint(config),
+        config=model.fingerprint,
         **model.dataset_meta,
         input=dict(
             name=INPUT,
@@ -80,26 +77,6 @@ def size_divisor(model: 'nn.Module') -> int:
         before, 'pad_size_divisor', 1
     )
     return int(divisor or 1)
-
-
-def fingerprint(config: 'Config') -> str:
-    """A hash of the network that a config describes.
-
-    Args:
-        config (Config): what only says how to train, test or start does not
-            count.
-    """
-
-    def plain(node: object) -> object:
-        if isinstance(node, dict):
-            kept = (key for key in sorted(node, key=str) if key not in _FREE)
-            return {str(key): plain(node[key]) for key in kept}
-        if isinstance(node, list | tuple):
-            return [plain(part) for part in node]
-        return node
-
-    text = json.dumps(plain(config.model), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_same_network(description: dict, config: 'Config', path: str) -> None:

@@ -1,5 +1,7 @@
 """A network and its weights, ready to look at images."""
 
+import hashlib
+import json
 from typing import TYPE_CHECKING
 
 from mmrfa.checkpoints.fit import check_fits
@@ -14,6 +16,9 @@ from mmrfa.errors import InputError
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import device, nn
+
+# What may differ between two configs of one network.
+_FREE = ('train_cfg', 'test_cfg', 'init_cfg', 'pretrained')
 
 
 def checked_device(name: str | None) -> 'device':
@@ -46,14 +51,16 @@ def build_network(config: 'Config') -> 'nn.Module':
 
     Returns:
         nn.Module: with ``dataset_meta``, the ``classes`` and, where they are
-        known, the colours (``palette``) of its data.
+        known, the colours (``palette``) of its data, and ``fingerprint``.
 
     Raises:
         InputError: something in the config.
     """
     load_safely_everywhere()
     import_scope(config)
+    before = fingerprint(config)  # building adds to the config
     model = build_model(config).eval()
+    model.fingerprint = before
     model.dataset_meta = dataset_meta(config)
     return model
 
@@ -85,6 +92,26 @@ def load_network(config: 'Config', checkpoint: str) -> 'nn.Module':
             if isinstance(saved.get(key), list | tuple)
         }
     return model
+
+
+def fingerprint(config: 'Config') -> str:
+    """A hash of the network that a config describes.
+
+    Args:
+        config (Config): what only says how to train, test or start does not
+            count.
+    """
+
+    def plain(node: object) -> object:
+        if isinstance(node, dict):
+            kept = (key for key in sorted(node, key=str) if key not in _FREE)
+            return {str(key): plain(node[key]) for key in kept}
+        if isinstance(node, list | tuple):
+            return [plain(part) for part in node]
+        return node
+
+    text = json.dumps(plain(config.model), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def dataset_meta(config: 'Config') -> dict:
