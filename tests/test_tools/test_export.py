@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmrfa.deploy import export as exporting
 from mmrfa.deploy.exported import Exported, load_exported
-from mmrfa.deploy.network import build_network, load_network
+from mmrfa.deploy.network import build_network, fingerprint, load_network
 from mmrfa.deploy.parts import flat, like, part_of
 from mmrfa.deploy.predictor import Predictor
 from mmrfa.deploy.sources import Source
@@ -295,6 +295,19 @@ def test_a_missing_runtime_names_the_extra(
     line = error_of(status, capsys.readouterr().err)
     assert 'openvino' in line and 'mmrfa[openvino]' in line
     assert not (tmp_path / 'net.xml').exists()
+
+
+@operators
+def test_the_fingerprint_is_that_of_the_network():
+    """Not of what training, testing or building adds to the config."""
+    config = load_config(YOLOX, options_of(SMALL_YOLOX))
+    before = fingerprint(config)
+    assert build_network(config).fingerprint == before
+    config = load_config(YOLOX, options_of(SMALL_YOLOX))
+    config.model.test_cfg.score_thr = 0.5
+    assert fingerprint(config) == before
+    config.model.bbox_head.num_classes = 7
+    assert fingerprint(config) != before
 
 
 def test_networks_of_other_kinds_are_refused():
