@@ -5,15 +5,21 @@
 ``import mmrfa.models`` registers everything in MMEngine.
 """
 
+from importlib import import_module
+
 from mmrfa.version import __version__
 
-__all__ = ['__version__', 'convert_convs', 'plan_convs']
+# Where these are; torch is imported no sooner than it is needed.
+_PLACES = {
+    'convert_convs': 'mmrfa.conversion',
+    'inspect': 'mmrfa.inspection',
+    'plan_convs': 'mmrfa.conversion',
+}
+
+__all__ = ['__version__', *_PLACES]
 
 
 def __getattr__(name: str) -> object:
-    """Import torch no sooner than it is needed."""
-    if name in ('convert_convs', 'plan_convs'):
-        from mmrfa import conversion
-
-        return getattr(conversion, name)
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

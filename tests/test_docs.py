@@ -57,7 +57,7 @@ def script(monkeypatch) -> Callable[[str], ModuleType]:
 
 PROGRAMS = [
     pytest.param(page, code, id=f'{page}-{i}')
-    for page in ('README', 'any-model', 'backends', 'weights')
+    for page in ('README', 'any-model', 'backends', 'deploy', 'weights')
     for i, code in enumerate(blocks(page, 'import '))
 ]
 

@@ -77,6 +77,9 @@ def test_the_wheel_ships_configs_and_asks_for_torch_only(clone, wheel):
     }
     assert {f'mmrfa/.mim/{name}' for name in configs} <= names
     assert 'mmrfa/.mim/tools/train.py' in names
+    assert 'mmrfa/py.typed' in names
+    (file,) = [n for n in names if n.endswith('entry_points.txt')]
+    assert 'mmrfa = mmrfa.console:main' in wheel.read(file).decode()
     modules = {
         path.relative_to(clone).as_posix()
         for path in (clone / 'mmrfa').rglob('*.py')
@@ -117,7 +120,7 @@ def python(wheel, tmp_path_factory) -> Path:
         [sys.executable, '-m', 'venv', '--without-pip', venv], check=True
     )
     (site,) = venv.glob('lib/python*/site-packages')
-    # What pip does with a wheel that has no scripts.
+    # What pip does with a wheel, but for its script.
     zipfile.ZipFile(wheel).extractall(site)
     # The rest of the stack, but not the editable install of this clone: its
     # hook lies in a .pth file, and those count in the first folder only.
@@ -139,6 +142,13 @@ def run(python, *arguments, cwd, **env) -> str:
     output = result.stdout + result.stderr
     assert result.returncode == 0, output[-3000:]
     return output
+
+
+def test_the_command_finds_its_tools(python, tmp_path):
+    code = 'import sys; from mmrfa.console import main; sys.exit(main())'
+    sizes = '--num-train', 1, '--num-val', 1
+    run(python, '-c', code, 'sample', 'data', *sizes, cwd=tmp_path)
+    assert len(list((tmp_path / 'data').rglob('JPEGImages/*'))) == 2
 
 
 def test_configs_by_name(python, tmp_path):

@@ -6,6 +6,7 @@ from mmrfa.layers.base import AttentionConv2d
 from mmrfa.layers.gates import build_gate
 from mmrfa.layers.parts import conv_norm
 from mmrfa.ops import Conv, WeightAttention, aw_conv2d
+from mmrfa.ops.aw.reference import weight_attention
 
 
 class AWConv(AttentionConv2d):
@@ -48,14 +49,21 @@ class AWConv(AttentionConv2d):
                 activation, self.in_channels, self.norm_cfg, **self.factory
             )
 
-    def _forward(self, x: Tensor) -> Tensor:
-        attention = WeightAttention(
+    def _layers(self) -> WeightAttention:
+        return WeightAttention(
             conv_norm(self.squeeze, self.squeeze_norm),
             conv_norm(self.expand, self.expand_norm),
             Conv(self.fan_out.weight, self.fan_out.bias, self.fan_out.groups),
         )
+
+    def _forward(self, x: Tensor) -> Tensor:
         gated = None if self.gate is None else self.gate(x)
-        return aw_conv2d(x, attention, self.conv, self.window, gated)
+        return aw_conv2d(x, self._layers(), self.conv, self.window, gated)
+
+    def _attention(self, x: Tensor) -> dict[str, Tensor]:
+        gates = {} if self.gate is None else self.gate.attention(x)
+        weight = weight_attention(x, self._layers(), self.weight.shape)
+        return dict(weight=weight, **gates)
 
     def _neutral(self) -> float:
         # The sigmoid is 1/2.

@@ -189,6 +189,12 @@ class AttentionConv2d(nn.Module):
         """Compute the operator on a checked (N, C, H, W) input."""
         raise NotImplementedError
 
+    def _attention(self, x: Tensor) -> dict[str, Tensor]:
+        """Give what the operator weighs a checked (N, C, H, W) input by."""
+        raise InputError(
+            f'{type(self).__name__}: what it weighs by is not told'
+        )
+
     def _neutral(self) -> float:
         """Make the attention the same everywhere, in place.
 
@@ -213,6 +219,42 @@ class AttentionConv2d(nn.Module):
                 smaller than the dilated kernel.
         """
         return run(self, x)
+
+    @torch.no_grad()
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        """Tell what the operator weighs by, from its reference equations.
+
+        Of an operator this is one or more of:
+
+        - per tap of every window, broadcastable to (N, C, K, Ho, Wo); the
+          product weighs the features (RFAConv's ``unfold``: the pixels) in
+          the window. ``taps``: RFAConv (N, C, K, Ho, Wo), of sum 1 over K,
+          RFCBAMConv (N, 1, K, Ho, Wo), beside ``channels`` (N, C, 1, 1, 1).
+          RFCAConv: ``rows`` (N, C, K, Ho, 1), ``columns`` (N, C, K, 1, Wo).
+        - per pixel of the input, broadcastable to (N, C, H, W); the product
+          weighs the input. CAMConv: ``channels`` (N, C, 1, 1). CBAMConv:
+          that and ``pixels`` (N, 1, H, W). CAConv: ``rows`` (N, C, H, 1) and
+          ``columns`` (N, C, 1, W). AWConv: those of its activation attention.
+        - per element of the weight. AWConv: ``weight``
+          (N, O, C / groups, kh, kw).
+
+        Taps are in row-major order; all values but those of a softmax are
+        sigmoids, in (0, 1). In training mode running statistics move, as in
+        ``forward``.
+
+        Args:
+            x (Tensor): (N, C, H, W) or (C, H, W), which stands for N = 1.
+
+        Returns:
+            dict[str, Tensor]: by what it is a weight of, as listed.
+
+        Raises:
+            InputError: an input that ``forward`` refuses, or an operator
+                that does not tell.
+        """
+        x = x.unsqueeze(0) if x.dim() == 3 else x
+        self._check_input(x)
+        return self._attention(x)
 
     @torch.no_grad()
     def start_as_conv(

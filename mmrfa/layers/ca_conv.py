@@ -27,5 +27,8 @@ class CAConv(AttentionConv2d):
     def _forward(self, x: Tensor) -> Tensor:
         return conv2d(self.gate(x), self.conv, self.window)
 
+    def _attention(self, x: Tensor) -> dict[str, Tensor]:
+        return self.gate.attention(x)
+
     def _neutral(self) -> float:
         return 1 / self.gate.neutral()

@@ -20,7 +20,26 @@ from mmrfa.ops import (
 )
 
 
-class ChannelGate(nn.Module):
+class Gate(nn.Module):
+    """Base of the gates: weighs its input by the product of its attention."""
+
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        """What the gate weighs ``x`` (N, C, H, W) by.
+
+        Returns:
+            dict[str, Tensor]: in order of their use, each broadcastable to
+            (N, C, H, W), values in (0, 1).
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate ``x`` (N, C, H, W); same shape."""
+        for weight in self.attention(x).values():
+            x = x * weight
+        return x
+
+
+class ChannelGate(Gate):
     """Channel attention, ``x * sigmoid(MLP(avg x) [+ MLP(max x)])``.
 
     Args:
@@ -53,14 +72,13 @@ class ChannelGate(nn.Module):
         nn.init.zeros_(self.expand.weight)
         return 0.5
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate ``x`` (N, C, H, W); same shape."""
-        return x * channel_gate(
-            x, self.squeeze.weight, self.expand.weight, self.max_pool
-        )
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        """``channels`` (N, C, 1, 1)."""
+        layers = self.squeeze.weight, self.expand.weight
+        return dict(channels=channel_gate(x, *layers, self.max_pool))
 
 
-class SpatialGate(nn.Module):
+class SpatialGate(Gate):
     """Spatial attention, ``x * sigmoid(conv([max_c x ; mean_c x]))``.
 
     Args:
@@ -87,12 +105,12 @@ class SpatialGate(nn.Module):
         nn.init.zeros_(self.conv.weight)
         return 0.5
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate ``x`` (N, C, H, W); same shape."""
-        return x * spatial_gate(x, self.conv.weight)
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        """``pixels`` (N, 1, H, W)."""
+        return dict(pixels=spatial_gate(x, self.conv.weight))
 
 
-class CoordinateGate(nn.Module):
+class CoordinateGate(Gate):
     """Coordinate attention, ``x * a_h * a_w``.
 
     Args:
@@ -137,10 +155,10 @@ class CoordinateGate(nn.Module):
             Conv(self.expand_w.weight, self.expand_w.bias),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate ``x`` (N, C, H, W); same shape."""
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        """``rows`` (N, C, H, 1) and ``columns`` (N, C, 1, W)."""
         rows, columns = coordinate_gates(x, self.layers())
-        return x * rows * columns
+        return dict(rows=rows, columns=columns)
 
 
 class GateChain(nn.Sequential):
@@ -149,6 +167,16 @@ class GateChain(nn.Sequential):
     def neutral(self) -> float:
         """Make all gates the same everywhere; by how much they multiply."""
         return prod(gate.neutral() for gate in self)
+
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        """What all gates weigh by; each sees what the one before gives."""
+        found = {}
+        for gate in self:
+            weights = gate.attention(x)
+            for weight in weights.values():
+                x = x * weight
+            found |= weights
+        return found
 
 
 # Activation attention by the name that configs use.

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from mmrfa.errors import InputError
 from mmrfa.layers.base import AttentionConv2d
 from mmrfa.layers.parts import conv_norm
-from mmrfa.ops import rfa_conv2d, rfa_unfold_conv2d
+from mmrfa.ops import receptive_field, rfa_conv2d, rfa_unfold_conv2d
+from mmrfa.ops.rfa.reference import tap_weights, unfold_tap_weights
 
 
 class RFAConv(AttentionConv2d):
@@ -52,6 +53,13 @@ class RFAConv(AttentionConv2d):
             return rfa_unfold_conv2d(x, attn, self.conv, self.window)
         feature = conv_norm(self.feature, self.norm)
         return rfa_conv2d(x, self.attn.weight, feature, self.conv, self.window)
+
+    def _attention(self, x: Tensor) -> dict[str, Tensor]:
+        if self.mode == 'unfold':
+            field = receptive_field(x, self.window)
+            attn = conv_norm(self.attn, self.norm)
+            return dict(taps=unfold_tap_weights(field, attn))
+        return dict(taps=tap_weights(x, self.attn.weight, self.window))
 
     def _neutral(self) -> float:
         # The softmax of equal scores is 1 / K; in training mode too.

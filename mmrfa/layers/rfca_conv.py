@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from mmrfa.layers.base import AttentionConv2d
 from mmrfa.layers.gates import CoordinateGate
 from mmrfa.layers.parts import conv_norm
-from mmrfa.ops import rfca_conv2d
+from mmrfa.ops import rfca_conv2d, unspread
+from mmrfa.ops.rfca.reference import features_and_gates
 
 
 class RFCAConv(AttentionConv2d):
@@ -40,6 +41,18 @@ class RFCAConv(AttentionConv2d):
         feature = conv_norm(self.feature, self.norm)
         return rfca_conv2d(
             x, feature, self.gate.layers(), self.conv, self.window
+        )
+
+    def _attention(self, x: Tensor) -> dict[str, Tensor]:
+        feature = conv_norm(self.feature, self.norm)
+        _, rows, columns = features_and_gates(
+            x, feature, self.gate.layers(), self.window
+        )
+        kh, kw = self.kernel_size
+        # Tap (i, j) lies in row i and column j of its window.
+        rows, columns = unspread(rows, (kh, 1)), unspread(columns, (1, kw))
+        return dict(
+            rows=rows.repeat_interleave(kw, 2), columns=columns.tile(kh, 1, 1)
         )
 
     def _neutral(self) -> float:

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from mmrfa.layers.base import AttentionConv2d
 from mmrfa.layers.parts import conv_norm
-from mmrfa.ops import CBAMGates, rfcbam_conv2d
+from mmrfa.ops import CBAMGates, rfcbam_conv2d, unspread
+from mmrfa.ops.rfcbam.reference import features_and_gates
 
 
 class RFCBAMConv(AttentionConv2d):
@@ -33,12 +34,21 @@ class RFCBAMConv(AttentionConv2d):
         """The norm behind the features."""
         return self.norm
 
+    def _gates(self) -> CBAMGates:
+        layers = self.squeeze, self.expand, self.spatial
+        return CBAMGates(*(layer.weight for layer in layers))
+
     def _forward(self, x: Tensor) -> Tensor:
         feature = conv_norm(self.feature, self.norm)
-        gates = CBAMGates(
-            self.squeeze.weight, self.expand.weight, self.spatial.weight
+        return rfcbam_conv2d(x, feature, self._gates(), self.conv, self.window)
+
+    def _attention(self, x: Tensor) -> dict[str, Tensor]:
+        feature = conv_norm(self.feature, self.norm)
+        _, channels, taps = features_and_gates(
+            x, feature, self._gates(), self.window
         )
-        return rfcbam_conv2d(x, feature, gates, self.conv, self.window)
+        taps = unspread(taps, self.kernel_size)
+        return dict(channels=channels.unsqueeze(2), taps=taps)
 
     def _neutral(self) -> float:
         # Both sigmoids are 1/2.

@@ -14,7 +14,7 @@ from mmrfa.ops.common.gates import (
 )
 from mmrfa.ops.common.norm import BatchNorm, ConvNorm, normalize
 from mmrfa.ops.common.taps import Conv, conv2d
-from mmrfa.ops.common.window import Window, receptive_field, spread
+from mmrfa.ops.common.window import Window, receptive_field, spread, unspread
 from mmrfa.ops.dispatch import BACKENDS, forced_backend, operator, use_backend
 from mmrfa.ops.rfa import rfa_conv2d, rfa_unfold_conv2d
 from mmrfa.ops.rfca import rfca_conv2d
@@ -44,5 +44,6 @@ __all__ = [
     'rfcbam_conv2d',
     'spatial_gate',
     'spread',
+    'unspread',
     'use_backend',
 ]

@@ -110,3 +110,19 @@ def test_learns_and_its_checkpoint_tests_alike(photographs, tmp_path):
     assert done.returncode == 0, done.stderr
     (result,) = tmp_path.glob('test/*/*.json')
     assert json.loads(result.read_text())['accuracy/top1'] == top1
+
+    done = tool(
+        'predict.py',
+        CONFIG,
+        tmp_path / 'run/epoch_6.pth',
+        photographs / 'clothing10/test/*/*.jpg',
+        '--out',
+        'predicted',
+        cwd=tmp_path,
+        data=photographs,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / 'predicted/predictions.json').read_text())
+    right = [Path(one['file']).parent.name == one['class'] for one in found]
+    assert len(right) == 30
+    assert 100 * sum(right) / 30 == pytest.approx(top1, abs=0.01)

@@ -4,10 +4,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mmrfa.engine.cli import run_tool
 
+from .tiny_networks import SEG, SMALL_YOLOX, YOLOX, save_random
 from .tool_calls import TINY_SEG, forget_instances, load_tool, run_script
 
 
@@ -45,3 +48,34 @@ def trained(
     )
     assert done.returncode == 0, done.stderr
     return folder / 'run'
+
+
+@pytest.fixture
+def mmcv_operators() -> None:
+    """Skip where MMCV has no compiled operators."""
+    pytest.importorskip('mmcv._ext', reason='needs the operators of mmcv')
+
+
+@pytest.fixture(scope='session')
+def seg_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the smallest segmentor."""
+    return save_random(tmp_path_factory.mktemp('seg') / 'net.pth', SEG, [])
+
+
+@pytest.fixture(scope='session')
+def yolox_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the smallest one-stage detector."""
+    path = tmp_path_factory.mktemp('yolox') / 'net.pth'
+    return save_random(path, YOLOX, SMALL_YOLOX)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three images of two sizes, of which the pipeline makes one."""
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    for i, size in enumerate([(40, 30), (60, 50), (40, 30)]):
+        pixels = np.random.randint(0, 255, (*size[::-1], 3), np.uint8)
+        pixels[:, : size[0] // 2] //= 8  # dark on the left
+        Image.fromarray(pixels).save(folder / f'{i}.png')
+    return folder

@@ -107,6 +107,22 @@ def spread(y: Tensor, kernel_size: Pair) -> Tensor:
     return y.reshape(n, c, ho * kh, wo * kw)
 
 
+def unspread(z: Tensor, kernel_size: Pair) -> Tensor:
+    """Undo :func:`spread`.
+
+    Args:
+        z (Tensor): (N, C, Ho * kh, Wo * kw).
+        kernel_size (tuple[int, int]): (kh, kw).
+
+    Returns:
+        Tensor: (N, C, K, Ho, Wo).
+    """
+    n, c, height, width = z.shape
+    kh, kw = kernel_size
+    y = z.view(n, c, height // kh, kh, width // kw, kw)
+    return y.permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
+
+
 def mean_over_taps(x: Tensor, window: Window) -> Tensor:
     """Mean of every receptive field, padding counted as zeros.
 

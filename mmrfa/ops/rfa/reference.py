@@ -46,10 +46,7 @@ def rfa_conv2d(
 
     Note: half-precision scores are normalised in float32.
     """
-    field = receptive_field(x, window)
-    scores = field.mean(2, keepdim=True)
-    scores = scores * gain.view(1, x.size(1), window.taps, 1, 1)
-    alpha = softmax_over_taps(scores)
+    alpha = tap_weights(x, gain, window)
     features = receptive_field_features(x, feature, window)
     weighted = spread(alpha.to(features.dtype) * features, window.kernel_size)
     return F.conv2d(
@@ -59,6 +56,22 @@ def rfa_conv2d(
         window.kernel_size,
         groups=conv.groups,
     )
+
+
+def tap_weights(x: Tensor, gain: Tensor, window: Window) -> Tensor:
+    """Weigh the taps of every window: alpha of :func:`rfa_conv2d`.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        gain (Tensor): g, (C*K, 1, 1, 1).
+        window (Window): of the operator.
+
+    Returns:
+        Tensor: (N, C, K, Ho, Wo), of sum 1 over K.
+    """
+    scores = receptive_field(x, window).mean(2, keepdim=True)
+    scores = scores * gain.view(1, x.size(1), window.taps, 1, 1)
+    return softmax_over_taps(scores)
 
 
 def rfa_unfold_conv2d(
@@ -83,11 +96,7 @@ def rfa_unfold_conv2d(
     Note: half-precision scores are normalised in float32.
     """
     field = receptive_field(x, window)
-    scores = F.conv2d(
-        field.flatten(1, 2), attn.weight, attn.bias, groups=x.size(1)
-    )
-    scores = normalize(scores, attn.norm).view_as(field)
-    weighted = softmax_over_taps(scores).to(field.dtype) * field
+    weighted = unfold_tap_weights(field, attn).to(field.dtype) * field
     return F.conv2d(
         spread(weighted, window.kernel_size),
         conv.weight,
@@ -95,3 +104,19 @@ def rfa_unfold_conv2d(
         window.kernel_size,
         groups=conv.groups,
     )
+
+
+def unfold_tap_weights(field: Tensor, attn: ConvNorm) -> Tensor:
+    """Weigh the taps of every window: alpha of :func:`rfa_unfold_conv2d`.
+
+    Args:
+        field (Tensor): U, (N, C, K, Ho, Wo).
+        attn (ConvNorm): v, b and BN.
+
+    Returns:
+        Tensor: (N, C, K, Ho, Wo), of sum 1 over K.
+    """
+    scores = F.conv2d(
+        field.flatten(1, 2), attn.weight, attn.bias, groups=field.size(1)
+    )
+    return softmax_over_taps(normalize(scores, attn.norm).view_as(field))

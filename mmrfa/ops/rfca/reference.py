@@ -33,9 +33,7 @@ def rfca_conv2d(
     Returns:
         Tensor: (N, O, Ho, Wo).
     """
-    features = receptive_field_features(x, feature, window)
-    features = spread(features, window.kernel_size)
-    rows, columns = coordinate_gates(features, gates)
+    features, rows, columns = features_and_gates(x, feature, gates, window)
     return F.conv2d(
         features * rows * columns,
         conv.weight,
@@ -43,3 +41,23 @@ def rfca_conv2d(
         window.kernel_size,
         groups=conv.groups,
     )
+
+
+def features_and_gates(
+    x: Tensor, feature: ConvNorm, gates: CoordinateGates, window: Window
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what :func:`rfca_conv2d` multiplies: Z, a_h and a_w.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        feature (ConvNorm): of the features.
+        gates (CoordinateGates): layers of the attention.
+        window (Window): of the operator.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: (N, C, Ho*kh, Wo*kw), and the gates
+        (N, C, Ho*kh, 1) and (N, C, 1, Wo*kw), values in (0, 1).
+    """
+    features = receptive_field_features(x, feature, window)
+    features = spread(features, window.kernel_size)
+    return features, *coordinate_gates(features, gates)

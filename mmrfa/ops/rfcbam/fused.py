@@ -8,7 +8,13 @@ from mmrfa.ops.common.features import with_features
 from mmrfa.ops.common.gates import channel_gate
 from mmrfa.ops.common.norm import ConvNorm, unsupported_norm
 from mmrfa.ops.common.taps import Conv, sum_over_taps
-from mmrfa.ops.common.window import Pair, Window, like_input, spread
+from mmrfa.ops.common.window import (
+    Pair,
+    Window,
+    like_input,
+    spread,
+    unspread,
+)
 from mmrfa.ops.rfcbam.reference import CBAMGates
 
 
@@ -38,10 +44,7 @@ def position_gate(pooled: Tensor, spatial: Tensor, kernel: Pair) -> Tensor:
     score = F.conv2d(
         spread(pooled, kernel), spatial, padding=spatial.size(-1) // 2
     )
-    n, _, height, width = score.shape
-    kh, kw = kernel
-    gate = score.view(n, height // kh, kh, width // kw, kw)
-    return gate.permute(0, 2, 4, 1, 3).flatten(1, 2).sigmoid()
+    return unspread(score, kernel).squeeze(1).sigmoid()
 
 
 def rfcbam_conv2d(

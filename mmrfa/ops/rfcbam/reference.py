@@ -55,10 +55,7 @@ def rfcbam_conv2d(
     Returns:
         Tensor: (N, O, Ho, Wo).
     """
-    features = receptive_field_features(x, feature, window)
-    features = spread(features, window.kernel_size)
-    channel = channel_gate(x, gates.squeeze, gates.expand, max_pool=False)
-    spatial = spatial_gate(features, gates.spatial)
+    features, channel, spatial = features_and_gates(x, feature, gates, window)
     return F.conv2d(
         features * channel * spatial,
         conv.weight,
@@ -66,3 +63,24 @@ def rfcbam_conv2d(
         window.kernel_size,
         groups=conv.groups,
     )
+
+
+def features_and_gates(
+    x: Tensor, feature: ConvNorm, gates: CBAMGates, window: Window
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what :func:`rfcbam_conv2d` multiplies: Z, s and m.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        feature (ConvNorm): of the features.
+        gates (CBAMGates): layers of the attention.
+        window (Window): of the operator.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: (N, C, Ho*kh, Wo*kw), and the gates
+        (N, C, 1, 1) and (N, 1, Ho*kh, Wo*kw), values in (0, 1).
+    """
+    features = receptive_field_features(x, feature, window)
+    features = spread(features, window.kernel_size)
+    channel = channel_gate(x, gates.squeeze, gates.expand, max_pool=False)
+    return features, channel, spatial_gate(features, gates.spatial)

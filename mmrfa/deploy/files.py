@@ -1,0 +1,66 @@
+"""Files that are whole or not there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mmrfa.errors import InputError
+
+
+@contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """Give a place beside a file, whose content then takes its place.
+
+    Args:
+        target (Path): what is there stays until the ``with`` block ends
+            well. Folders are made as needed.
+
+    Yields:
+        Path: of the same suffix; what is left there after an error is
+        removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f'.{os.getpid()}.part.{target.name}')
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_aside(target: Path) -> Iterator[Path]:
+    """Give a folder beside a file, for one that is written as several.
+
+    Args:
+        target (Path): the main file.
+
+    Yields:
+        Path: an empty folder. What lies in it when the ``with`` block ends
+        well is moved beside ``target``, replacing what has the same name.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix='.part.', dir=target.parent) as name:
+        folder = Path(name)
+        yield folder
+        for file in folder.iterdir():
+            file.replace(target.parent / file.name)
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that files can be written into a folder.
+
+    Args:
+        folder (Path): need not be there yet.
+
+    Raises:
+        InputError: it, or what it would lie in, is no folder, or may not be
+            written.
+    """
+    found = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not found.is_dir():
+        raise InputError(f'{folder}: {found} is not a folder')
+    if not os.access(found, os.W_OK):
+        raise InputError(f'{folder}: cannot write to {found}')

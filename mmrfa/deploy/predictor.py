@@ -1,0 +1,127 @@
+"""Images through a config's test pipeline and its network, in batches."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mmrfa.deploy.network import test_dataset
+from mmrfa.deploy.sources import Frame
+from mmrfa.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mmengine.config import Config
+    from torch import nn
+
+
+class Prediction(NamedTuple):
+    """What a network says of an image.
+
+    Attributes:
+        frame (Frame): where the image came from.
+        image (ndarray): (H, W, 3) uint8, BGR, as it came.
+        sample (BaseDataElement): OpenMMLab's data sample, on the CPU, in
+            pixels of the image.
+    """
+
+    frame: Frame
+    image: 'np.ndarray'
+    sample: Any
+
+
+class Predictor:
+    """Runs a network as ``tools/test.py`` does, on images without truth.
+
+    The pipeline of the test data (less the loading of annotations) prepares
+    an image; resizing, sliding windows, suppression of boxes and the way
+    back to the size of the image are those of the config's network.
+
+    Args:
+        config (Config): of the run.
+        model (nn.Module): its network, filled, on the device to use.
+
+    Raises:
+        InputError: the config has no pipeline for test images.
+    """
+
+    def __init__(self, config: 'Config', model: 'nn.Module') -> None:
+        from mmengine.dataset import Compose
+
+        steps = [
+            step
+            for step in test_dataset(config).get('pipeline') or []
+            if 'Annotations' not in str(step['type'])
+        ]
+        if not steps or 'LoadImageFromFile' not in str(steps[0]['type']):
+            raise InputError(
+                f'config {config.filename}: expected a pipeline of the test '
+                'data that begins with LoadImageFromFile, found none'
+            )
+        import mmrfa.datasets  # noqa: F401, the backend below
+
+        # Names the file that is not a whole image.
+        load = dict(steps[0], backend_args=dict(backend='checked'))
+        self.load, self.prepare = Compose([load]), Compose(steps[1:])
+        self.model = model
+
+    def __call__(
+        self, frames: Iterable[Frame], batch_size: int = 1
+    ) -> Iterator[Prediction]:
+        """Predict, in the order of the images.
+
+        Only neighbours that come out of the pipeline at one size share a
+        batch, so that its size changes nothing in the result.
+
+        Args:
+            frames (Iterable[Frame]): the images.
+            batch_size (int): at most so many at once. Defaults to 1.
+
+        Yields:
+            Prediction: one an image.
+        """
+        batch: list[tuple] = []
+        for frame in frames:
+            image, data = self.read(frame)
+            full = len(batch) == batch_size
+            if batch and (full or _size(batch[-1][2]) != _size(data)):
+                yield from self._run(batch)
+                batch = []
+            batch.append((frame, image, data))
+        if batch:
+            yield from self._run(batch)
+
+    def read(self, frame: Frame) -> tuple['np.ndarray', dict]:
+        """Read an image and prepare it.
+
+        Args:
+            frame (Frame): the image.
+
+        Returns:
+            tuple[ndarray, dict]: the image as it came, and what the pipeline
+            makes of it (``inputs`` and ``data_samples``).
+
+        Raises:
+            InputError: not a whole image.
+        """
+        data = dict(img_path=frame.file, img_id=0)
+        if frame.pixels is None:
+            data = self.load(data)
+        else:
+            size = frame.pixels.shape[:2]
+            data.update(img=frame.pixels, img_shape=size, ori_shape=size)
+        image = data['img']
+        return image, self.prepare(data)
+
+    def _run(self, batch: list[tuple]) -> Iterator[Prediction]:
+        import torch
+        from mmengine.dataset import pseudo_collate
+
+        with torch.no_grad():
+            samples = self.model.test_step(
+                pseudo_collate([data for *_, data in batch])
+            )
+        for (frame, image, _), sample in zip(batch, samples):
+            yield Prediction(frame, image, sample.cpu())
+
+
+def _size(data: dict) -> tuple[int, ...]:
+    return tuple(data['inputs'].shape)

@@ -1,0 +1,58 @@
+"""Networks that cost nothing, with random weights, to predict and export."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from .tool_calls import REPO, TINY_SEG, forget_instances
+
+SEG = TINY_SEG.with_name('tinier_seg.py')
+YOLOX = REPO / 'configs/yolox/yolox_tiny-rfa_1xb8-100e_bccd.py'
+SMALL_YOLOX = [
+    '--cfg-options',
+    'model.backbone.widen_factor=0.125',
+    'model.neck.in_channels=[32,64,128]',
+    'model.neck.out_channels=32',
+    'model.bbox_head.in_channels=32',
+    'model.bbox_head.feat_channels=32',
+    'test_dataloader.dataset.pipeline.1.scale=(96,96)',
+]
+operators = pytest.mark.usefixtures('mmcv_operators')
+
+
+def options_of(arguments: list[str]) -> dict:
+    """What ``--cfg-options KEY=VALUE ...`` stands for."""
+    from mmengine.config import DictAction
+
+    pairs = (text.split('=', 1) for text in arguments[1:])
+    return {key: DictAction._parse_iterable(text) for key, text in pairs}
+
+
+def save_random(path: Path, config: Path, options: list[str]) -> Path:
+    """A checkpoint of random weights, with running statistics to fold."""
+    from mmrfa.deploy.network import build_network
+    from mmrfa.engine.config import load_config
+
+    forget_instances()
+    torch.manual_seed(0)
+    model = build_network(load_config(str(config), options_of(options)))
+    for name, buffer in model.named_buffers():
+        if name.endswith('running_var'):
+            buffer.uniform_(0.5, 2)
+        elif name.endswith('running_mean'):
+            buffer.uniform_(-0.2, 0.2)
+    for name, weight in model.named_parameters():
+        if name.endswith('conv_seg.weight'):  # else one class is everywhere
+            torch.nn.init.normal_(weight)
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return path
+
+
+def masks_of(out):
+    return {
+        path.name: np.asarray(Image.open(path))
+        for path in sorted((out / 'masks').iterdir())
+    }
