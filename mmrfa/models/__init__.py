@@ -3,7 +3,8 @@
 Operators, plugins, backbones, necks, data sets and transforms go to
 MMEngine's root registries, where every scope (mmseg, mmdet, mmpretrain) finds
 them without a prefix. The parts of YOLOX need MMDetection; they are looked
-for when a config names one.
+for when a config names one. From then on MMEngine also reads checkpoints
+without running code from them (``mmrfa.checkpoints.reading``).
 """
 
 from mmrfa.openmmlab import (
@@ -17,9 +18,13 @@ check_distribution()
 from mmengine.registry import MODELS  # noqa: E402
 
 import mmrfa.datasets  # noqa: E402, F401
+from mmrfa.checkpoints.mmengine_loaders import (  # noqa: E402
+    load_safely_everywhere,
+)
 from mmrfa.layers import OPERATORS  # noqa: E402
 
 allow_config_scopes()
+load_safely_everywhere()
 
 for _operator in OPERATORS:
     MODELS.register_module(module=_operator)
