@@ -84,11 +84,10 @@ class FiniteHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
         # Where the optimizer was not called.
-        loss = (outputs or {}).get('loss')
-        if loss is None or math.isfinite(float(loss)):
-            return
-        if not self.skip:
-            self._stop_or_count(runner, f'the loss {float(loss)}')
+        loss = (outputs or {}).get('loss', 0.0)
+        loss = loss.item() if isinstance(loss, Tensor) else loss
+        if not math.isfinite(loss) and not self.skip:
+            self._stop_or_count(runner, f'the loss {loss}')
 
     def _stop_or_count(self, runner: Runner, seen: str) -> None:
         place = f'iteration {runner.iter + 1}'

@@ -6,7 +6,7 @@ the number of workers.
 
 import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -70,48 +70,62 @@ def seed_samples(loader: DataLoader, seed: int) -> DataLoader:
     sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
     dataset = loader.dataset
     if isinstance(sampler, Sampler) and isinstance(dataset, Dataset):
-        mixin = _PlacedSkipping if hasattr(sampler, 'skip') else _PlacedDraws
-        sampler.__class__ = _mixed(mixin, type(sampler))
+        sampler.__class__ = _placed(type(sampler))
         sampler.place = _SAMPLE, seed, get_rank()
-        dataset.__class__ = _mixed(_SeededItems, type(dataset))
+        dataset.__class__ = _seeded(type(dataset))
     return loader
 
 
-class _PlacedDraws:
-    passes = skipped = 0
+@functools.cache
+def _placed(kind: type) -> type:
+    """A kind of sampler that says where it drew each index."""
 
-    def __iter__(self) -> Iterator[Draw]:
-        number = getattr(self, 'epoch', 0) or self.passes
-        self.passes += 1
-        for position, index in enumerate(super().__iter__(), self.skipped):
-            yield Draw(index, (*self.place, number, position))
+    class Placed(kind):
+        passes = skipped = 0
+        __reduce_ex__ = _rebuilt_by(_placed, kind)
 
+        def __iter__(self) -> Iterator[Draw]:
+            number = getattr(self, 'epoch', 0) or self.passes
+            self.passes += 1
+            for position, index in enumerate(super().__iter__(), self.skipped):
+                yield Draw(index, (*self.place, number, position))
 
-class _PlacedSkipping(_PlacedDraws):
-    def skip(self, num_samples: int) -> None:
-        self.skipped = num_samples
-        super().skip(num_samples)
+        if hasattr(kind, 'skip'):
 
+            def skip(self, num_samples: int) -> None:
+                self.skipped = num_samples
+                super().skip(num_samples)
 
-class _SeededItems:
-    def __getitem__(self, index: int) -> object:
-        if isinstance(index, Draw):
-            seed_all(*index.place)
-            index = int(index)
-        return super().__getitem__(index)
+    Placed.__name__ = kind.__name__
+    return Placed
 
 
 @functools.cache
-def _mixed(mixin: type, kind: type) -> type:
-    """A subclass of ``kind``, which workers that are spawned can rebuild."""
+def _seeded(kind: type) -> type:
+    """A kind of data set that seeds the loading of what was drawn."""
+
+    class Seeded(kind):
+        __reduce_ex__ = _rebuilt_by(_seeded, kind)
+
+        def __getitem__(self, index: int) -> object:
+            if isinstance(index, Draw):
+                seed_all(*index.place)
+                index = int(index)
+            return super().__getitem__(index)
+
+    Seeded.__name__ = kind.__name__
+    return Seeded
+
+
+def _rebuilt_by(factory: Callable[[type], type], kind: type) -> Callable:
+    """How workers that are spawned get objects of a class made here."""
 
     def reduce(self, _: int) -> tuple:
-        return _blank, (mixin, kind), self.__dict__
+        return _blank, (factory, kind), self.__dict__
 
-    methods = dict(__reduce_ex__=reduce, __module__=kind.__module__)
-    return type(kind.__name__, (mixin, kind), methods)
+    return reduce
 
 
-def _blank(mixin: type, kind: type) -> object:
-    made = _mixed(mixin, kind)
+def _blank(factory: Callable[[type], type], kind: type) -> object:
+    made = factory(kind)
     return made.__new__(made)
