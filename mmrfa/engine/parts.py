@@ -97,7 +97,11 @@ def _naming(config: 'Config', key: str) -> Iterator[None]:
 
 
 def _registered(registry: 'Registry', name: object) -> type:
-    kind = registry.get(name) if isinstance(name, str) else name
+    kind = name
+    if isinstance(name, str):
+        # the scope of the config first, as in building
+        with registry.switch_scope_and_registry(None) as scoped:
+            kind = scoped.get(name)
     if not callable(kind):
         raise KeyError(f'{name!r} is not registered as {registry.name}')
     return kind
@@ -318,7 +322,7 @@ def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
         with _naming(config, f'param_scheduler[{number}]'):
             settings = dict(settings)
             if settings.pop('convert_to_iter_based', False):
-                part = PARAM_SCHEDULERS.get(settings.pop('type'))
+                part = _registered(PARAM_SCHEDULERS, settings.pop('type'))
                 part.build_iter_from_epoch(
                     optimizer=wrapper, epoch_length=9, **settings
                 )

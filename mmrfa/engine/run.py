@@ -133,10 +133,10 @@ class Checked:
             content = _read_ahead(path, reader)
             if resume:
                 check_resumable(content, path)
-                check_optimizer_state(content, optim_wrapper, path)
                 self.seed = content['meta'].get('seed')
             if resume or not train:
                 check_fits(content, model, path)
+                check_optimizer_state(content, optim_wrapper, path)
             else:
                 check_fits_somewhere(content, model, path)
         if train and not self.resume_from:
