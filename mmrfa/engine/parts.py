@@ -235,7 +235,7 @@ def _check_loader(config: 'Config', key: str, kind: type) -> tuple:
             'none; an empty list, or a filter that leaves nothing'
         )
     with _naming(config, key):
-        kind.build_dataloader(given(config[key], dataset), seed=0)
+        len(kind.build_dataloader(given(config[key], dataset), seed=0))
     with _naming(config, f'{key}.dataset.pipeline'):
         sample = dataset[0]
     _check_shared_memory(config, key, sample)
