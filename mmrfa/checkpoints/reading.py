@@ -124,8 +124,8 @@ def _read(read: Callable[[], object], name: str, expected: str) -> object:
         ) from error
     except Exception as error:  # foreign bytes make unpickling raise anything
         raise InputError(
-            f'{name}: {expected}, got one that is truncated, damaged or of '
-            f'another kind ({_short(error)})'
+            f'{name}: {expected}, got one that is '
+            f'truncated, damaged or of another kind ({_short(error)})'
         ) from error
 
 

@@ -20,21 +20,19 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader
 
-    from mmrfa.engine.run import Checked
-
 
 _STOCK = 'CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook
 
 
-def checked_runner(kind: type, checked: 'Checked | None', train: bool) -> type:
+def checked_runner(kind: type, checked: object | None, train: bool) -> type:
     """Make a class of Runners of what was checked.
 
     The config stays as it is; what a run needs beside it is added here.
 
     Args:
         kind (type): MMEngine's Runner, or one derived from it.
-        checked (Checked | None): None in all but the first process of a
-            machine.
+        checked (object | None): a ``Checked`` of ``mmrfa.engine.run``, None
+            in all but the first process of a machine.
         train (bool): whether to train or to test.
 
     Returns:

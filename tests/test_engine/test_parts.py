@@ -33,7 +33,7 @@ WRONG = [
     (f'{OPTIMIZER}.lr', -1, 'learning rate: -1'),
     (f'{OPTIMIZER}.lr', 'fast', 'optim_wrapper'),
     (f'{OPTIMIZER}.rate', 1, 'rate'),
-    ('param_scheduler', [dict(type='PolyLR', ende=3)], 'ende'),
+    ('param_scheduler', [dict(type='PolyLR', stop=3)], 'stop'),
     ('param_scheduler', [dict(type='Sinking')], 'Sinking'),
     ('train_cfg.max_iters', 0, 'train_cfg.max_iters'),
     ('train_cfg.max_iters', 2.5, 'train_cfg.max_iters'),
