@@ -280,7 +280,14 @@ def _ordered(items: list = ()) -> OrderedDict:
 
 
 def _counter(items: dict) -> Counter:
-    return Counter(dict(items))
+    return Counter(_config(items))
+
+
+def _config(items: dict) -> dict:
+    """MMEngine's dict of settings becomes a plain one."""
+    if not isinstance(items, dict):
+        raise Malformed('entries of what is no dict')
+    return dict(items)
 
 
 def _set(items: list) -> set:
@@ -350,6 +357,7 @@ _KNOWN = {
     'numpy.ndarray': np.ndarray,  # an argument, never called
     'numpy._core.multiarray._reconstruct': _Array,
     'numpy._core.multiarray.scalar': _number,
+    'mmengine.config.config.ConfigDict': _config,
     'mmengine.logging.history_buffer.HistoryBuffer': _History,
     'torch.Size': _size,
     'torch.device': _device,

@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
@@ -185,6 +186,13 @@ def test_settings_are_not_run(tmp_path) -> None:
         meta=dict(iter=3, settings_text='a = 1'),
         message_hub=dict(runtime_info=dict(epoch=1)),
     )
+
+
+def test_settings_become_plain(tmp_path) -> None:
+    meta = ConfigDict(classes=('ball', 'kite'), sub=dict(a=[1]))
+    found = load_checkpoint_file(save(tmp_path / 'a.pth', dict(a=meta)))
+    assert found == dict(a=dict(classes=('ball', 'kite'), sub=dict(a=[1])))
+    assert type(found['a']) is type(found['a']['sub']) is dict
 
 
 def test_damage_is_seen(tmp_path) -> None:
