@@ -38,6 +38,9 @@ def read_checkpoint(file: BinaryIO, map_location: Location = 'cpu') -> object:
         file.seek(0)
         return _Archive(file, map_location).read()
     file.seek(0)
+    if file.read(2) == b'PK':
+        raise Malformed('an archive without its end')
+    file.seek(0)
     return _Older(file, map_location).read()
 
 

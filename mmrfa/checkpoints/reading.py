@@ -130,8 +130,9 @@ def _read(read: Callable[[], object], name: str, expected: str) -> object:
 
 
 def _short(error: Exception) -> str:
-    text = ' '.join(str(error).split())
-    return text[:120] or type(error).__name__
+    text = ' '.join(str(error).split())[:120]
+    known = isinstance(error, pickle.UnpicklingError)
+    return text if known else f'{type(error).__name__}: {text}'
 
 
 def _without_programs(content: dict) -> dict:

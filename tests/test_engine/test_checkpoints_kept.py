@@ -52,7 +52,7 @@ def test_newest_whole_one(work) -> None:
     whole = newest.read_bytes()
     nan = state(10, float('nan'))
     for damage, reason in (
-        (whole[:-40], 'truncated'),
+        (whole[:-40], 'an archive without its end'),
         (b'', 'truncated'),
         (bytes(1000), 'truncated'),
         (whole[:300] + bytes(20) + whole[320:], 'damaged'),
