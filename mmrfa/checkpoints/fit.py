@@ -3,7 +3,7 @@
 import re
 from collections import OrderedDict
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmrfa.checkpoints.names import current_names
 from mmrfa.errors import InputError
@@ -20,11 +20,11 @@ def check_fits(content: dict, model: nn.Module, name: str) -> None:
 
     Raises:
         InputError: missing, unexpected or other-shaped parameters; the
-            message counts them and names the first of each.
+            message counts them and names the first of each. Or weights that
+            are not finite.
     """
-    found = content.get('state_dict', content)
-    state = {re.sub(r'^module\.', '', k): v for k, v in found.items()}
-    state = OrderedDict(current_names(state, model))
+    found = state_dict_in(content, name)
+    state = OrderedDict(_names_of(found, model))
     # Versions, by which modules bring old names up to date as they load.
     state._metadata = getattr(found, '_metadata', OrderedDict())
     own = model.state_dict()
@@ -58,6 +58,64 @@ def check_fits(content: dict, model: nn.Module, name: str) -> None:
             f'checkpoint {name}: expected the {len(own)} tensors of this '
             f'{type(model).__name__}, got {", ".join(wrong)}'
         )
+    check_finite(state, f'checkpoint {name}')
+
+
+def check_fits_somewhere(content: dict, model: nn.Module, name: str) -> None:
+    """Make sure that a checkpoint to start from fills anything at all.
+
+    Args:
+        content (dict): as for :func:`check_fits`.
+        model (nn.Module): the network; not changed.
+        name (str): of the checkpoint, for the error message.
+
+    Raises:
+        InputError: no tensor of it has the name and the shape of one of the
+            network, or one that has is not finite.
+    """
+    state = _names_of(state_dict_in(content, name), model)
+    own = model.state_dict()
+    fits = {
+        key: value
+        for key, value in state.items()
+        if key in own and own[key].shape == value.shape
+    }
+    if not fits:
+        raise InputError(
+            f'load_from {name}: expected tensors of this '
+            f'{type(model).__name__}, got none of its names and shapes '
+            f'(first: {next(iter(state), None)!r} instead of '
+            f'{next(iter(own))!r})'
+        )
+    check_finite(fits, f'checkpoint {name}')
+
+
+def _names_of(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
+    return current_names(state, model)
+
+
+def check_finite(state: dict[str, Tensor], name: str) -> None:
+    """Make sure that weights are numbers.
+
+    Args:
+        state (dict[str, Tensor]): parameters and buffers by name.
+        name (str): where they are, for the error message.
+
+    Raises:
+        InputError: there is an infinity or a NaN.
+    """
+    bad = [
+        key
+        for key, value in state.items()
+        if (value.is_floating_point() or value.is_complex())
+        and not value.isfinite().all()
+    ]
+    if bad:
+        raise InputError(
+            f'{name}: expected finite weights, got NaN or infinity in '
+            f'{len(bad)} of {len(state)} tensors (first: {bad[0]})'
+        )
 
 
 def check_resumable(content: dict, name: str) -> None:
@@ -68,13 +126,76 @@ def check_resumable(content: dict, name: str) -> None:
         name (str): of the checkpoint, for the error message.
 
     Raises:
-        InputError: it holds weights only.
+        InputError: it holds weights only, weights that are not finite, or
+            something else where the state should be.
     """
-    needed = ('state_dict', 'meta', 'message_hub', 'optimizer')
-    lacking = [key for key in needed if key not in content]
+    lacking = [key for key in _STATE if key not in content]
     if lacking:
         raise InputError(
             f'checkpoint {name}: expected the state of a training run to '
             f'resume, it lacks {", ".join(lacking)}; to start from its '
             'weights alone use --cfg-options load_from=FILE'
         )
+    for key, (inner, kind) in _STATE.items():
+        value = content[key]
+        if not isinstance(value, dict) or not all(
+            isinstance(value.get(entry), kind) for entry in inner
+        ):
+            raise InputError(
+                f'checkpoint {name}: expected {key} of a training run, a '
+                f'dict with {", ".join(inner) or "tensors"}, got '
+                f'{_kind(value)}'
+            )
+    check_finite(state_dict_in(content, name), f'checkpoint {name}')
+    groups = content['optimizer']['param_groups']
+    if not all(
+        isinstance(group, dict) and isinstance(group.get('params'), list)
+        for group in groups
+    ):
+        raise InputError(
+            f'checkpoint {name}: expected optimizer.param_groups with params'
+        )
+
+
+def state_dict_in(content: dict, name: str) -> dict[str, Tensor]:
+    """Take the weights out of a checkpoint, as MMEngine's Runner does.
+
+    Args:
+        content (dict): a state dict, or a dict with one as ``state_dict``.
+        name (str): of the checkpoint, for the error message.
+
+    Returns:
+        dict[str, Tensor]: parameters and buffers by name.
+
+    Raises:
+        InputError: they are something else, or not dense.
+    """
+    state = content.get('state_dict', content)
+    if not isinstance(state, dict):
+        raise InputError(
+            f'checkpoint {name}: expected a state_dict of tensors by name, '
+            f'got {_kind(state)}'
+        )
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise InputError(
+                f'checkpoint {name}: expected a state_dict of tensors by '
+                f'name, got {_kind(value)} for {key!r:.60}'
+            )
+    return state
+
+
+# What a training run needs: the entries of each part, and their kinds.
+_STATE = dict(
+    state_dict=((), object),
+    meta=(('epoch', 'iter'), int),
+    message_hub=(('log_scalars', 'runtime_info', 'resumed_keys'), dict),
+    optimizer=(('state', 'param_groups'), dict | list),
+)
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    if isinstance(value, dict):
+        name += f' with {", ".join(map(repr, list(value)[:3]))}'
+    return name

@@ -1,148 +1,151 @@
 """Reading checkpoints without running code from them."""
 
 import os
-import re
+import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mmrfa.checkpoints.old_unpickling import restricted_pickle
+from mmrfa.checkpoints.formats import Location, read_checkpoint, read_pickle
+from mmrfa.checkpoints.unpickling import Refused
 from mmrfa.errors import InputError
 
 TRUST = 'MMRFA_TRUST_CHECKPOINT'
-# Whether it can be told what to allow: since 2.6.
-TORCH_HAS_LISTS = hasattr(
-    torch.serialization, 'get_unsafe_globals_in_checkpoint'
-)
+# Where the text of the settings stands once MMEngine cannot run it.
+SETTINGS = 'settings_text'
+
+
+def is_trusted() -> bool:
+    """Whether the user lets files run code."""
+    return os.environ.get(TRUST) == '1'
 
 
 def load_checkpoint_file(
-    path: str | Path, map_location: str | torch.device | Callable = 'cpu'
+    path: str | Path, map_location: Location = 'cpu'
 ) -> dict:
-    """Load a local checkpoint with ``weights_only=True``.
+    """Load a local checkpoint; no code in it is run.
 
-    What MMEngine adds to the tensors (settings, the log history, NumPy
-    numbers) is let through as well. Whoever sets the environment variable
+    It may hold tensors, plain values, and what MMEngine adds to them
+    (settings, the log history, arrays of numbers). The settings are a
+    program that MMEngine runs when it resumes or builds a model from a
+    checkpoint alone, so their text is moved to ``meta['settings_text']``,
+    where nothing looks for it. Whoever sets the environment variable
     ``MMRFA_TRUST_CHECKPOINT=1`` loads whatever is in the file, and runs
     whatever code is in it.
 
     Args:
         path (str | Path): file written by ``torch.save``.
-        map_location (str | device | Callable): where the tensors go, as in
-            ``torch.load``. Defaults to 'cpu'.
+        map_location (str | device | dict | Callable | None): where the
+            tensors go, as in ``torch.load``; None is the CPU. Defaults to
+            'cpu'.
 
     Returns:
         dict: what the file holds.
 
     Raises:
-        InputError: no such file, a truncated or foreign file, a file that
-            needs code to be run, or content that is not a dict.
+        InputError: no such file, a truncated, damaged or foreign file, a
+            file that needs code to be run, or content that is not a dict.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(f'checkpoint {path}: expected a file, found none')
-    trusted = os.environ.get(TRUST) == '1'
-    try:
-        if trusted:
-            content = torch.load(path, map_location, weights_only=False)
-        else:
-            content = _load_safely(path, map_location)
-    except (PermissionError, torch.cuda.OutOfMemoryError):
-        raise
-    except Exception as error:  # foreign bytes make unpickling raise anything
-        code = re.search(r'GLOBAL (\S+)', str(error))
-        if code:
-            raise InputError(
-                f'checkpoint {path}: expected tensors and plain values only, '
-                f'refused to run {code[1]} from it; if you trust its maker, '
-                f'allow that with --trust-checkpoint or {TRUST}=1'
-            ) from error
-        raise InputError(
-            f'checkpoint {path}: expected a file written by torch.save, got '
-            'one that is truncated or of another kind'
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(
-            f'checkpoint {path}: expected a dict, got {type(content).__name__}'
-        )
-    return content
+    with path.open('rb') as file:
+        return load_checkpoint(file, str(path), map_location)
 
 
-def _load_safely(path: Path, map_location) -> object:
-    allowed = _mmengine_globals()
-    if not TORCH_HAS_LISTS:
-        pickle = restricted_pickle(allowed)
-        return torch.load(path, map_location, pickle, weights_only=False)
-    pairs = [(value, name) for name, value in allowed.items()]
-    with torch.serialization.safe_globals(pairs):
-        return torch.load(path, map_location, weights_only=True)
+def load_checkpoint(
+    file: BinaryIO, name: str, map_location: Location = 'cpu'
+) -> dict:
+    """Load a checkpoint from an open file, as :func:`load_checkpoint_file`.
 
-
-def _mmengine_globals() -> dict[str, object]:
-    """What MMEngine's own checkpoints hold besides tensors, by name."""
-    kinds = (np.dtype(scalar) for scalar in np.sctypeDict.values())
-    classes = {type(kind) for kind in kinds if kind.kind in 'biufcSU'}
-    # NumPy writes the content of an empty array as a call of bytes.
-    classes |= {np.ndarray, np.dtype, slice, bytes}
-    allowed = {f'{kind.__module__}.{kind.__name__}': kind for kind in classes}
-    # How NumPy writes arrays and numbers. It renamed its core package in
-    # 2.0; files hold either name.
-    for value in np.zeros(1), np.float64(0):
-        function = value.__reduce__()[0]
-        for package in ('numpy.core', 'numpy._core'):
-            allowed[f'{package}.multiarray.{function.__name__}'] = function
-    try:
-        from mmengine.logging import HistoryBuffer
-    except ImportError:
-        return allowed
-
-    def method_of(owner: type, name: str) -> Callable:
-        # A history refers to its own methods through getattr. Getattr as
-        # such would hand the file a way to everything.
-        if owner is not HistoryBuffer or name.startswith('_'):
-            raise ValueError('GLOBAL builtins.getattr')
-        return getattr(owner, name)
-
-    name = f'{HistoryBuffer.__module__}.{HistoryBuffer.__name__}'
-    return allowed | {name: HistoryBuffer, 'builtins.getattr': method_of}
-
-
-class ReadAhead:
-    """Reads local checkpoints; what the checks of a run read, only once.
-
-    MMEngine's own reader falls back to running the code in a file when the
-    safe way fails.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[str, dict] = {}
-
-    def keep(self, path: str) -> dict:
-        """Read a file and give it out again at the next reading of it."""
-        self._kept[path] = load_checkpoint_file(path)
-        return self._kept[path]
-
-    def load_from_local(self, filename: str, map_location=None) -> dict:
-        """Read a file; the signature is that of MMEngine's loaders."""
-        if filename in self._kept:
-            return self._kept.pop(filename)
-        return load_checkpoint_file(filename, map_location)
-
-
-def load_safely_everywhere() -> ReadAhead:
-    """Make MMEngine read local checkpoints with ``load_checkpoint_file``.
+    Args:
+        file (BinaryIO): the whole checkpoint, at its start.
+        name (str): for the error message.
+        map_location (str | device | dict | Callable | None): where the
+            tensors go. Defaults to 'cpu'.
 
     Returns:
-        ReadAhead: the reader that MMEngine uses from now on.
-    """
-    from mmengine.runner import CheckpointLoader
+        dict: what the file holds.
 
-    reader = ReadAhead()
-    CheckpointLoader.register_scheme('', reader.load_from_local, force=True)
-    return reader
+    Raises:
+        InputError: as there.
+    """
+
+    def read() -> object:
+        if is_trusted():
+            return torch.load(file, map_location, weights_only=False)
+        return read_checkpoint(file, map_location)
+
+    expected = 'expected a file written by torch.save'
+    content = _read(read, f'checkpoint {name}', expected)
+    if not isinstance(content, dict):
+        raise InputError(
+            f'checkpoint {name}: expected a dict, got {type(content).__name__}'
+        )
+    return content if is_trusted() else _without_programs(content)
+
+
+def load_predictions(path: str | Path) -> object:
+    """Load what ``tools/test.py --out`` wrote; no code in it is run.
+
+    Args:
+        path (str | Path): the file, a pickle.
+
+    Returns:
+        object: what it holds; ``MMRFA_TRUST_CHECKPOINT=1`` lets it be
+        anything.
+
+    Raises:
+        InputError: no such file, another one, or one that needs code.
+    """
+
+    def read() -> object:
+        if is_trusted():
+            return pickle.loads(Path(path).read_bytes())
+        return read_pickle(path)
+
+    expected = 'expected a file of tools/test.py --out'
+    return _read(read, f'predictions {path}', expected)
+
+
+def _read(read: Callable[[], object], name: str, expected: str) -> object:
+    try:
+        return read()
+    except (PermissionError, torch.cuda.OutOfMemoryError):
+        raise
+    except Refused as error:
+        raise InputError(
+            f'{name}: expected tensors and plain values only, refused to run '
+            f'{error} from it; if you trust its maker, allow that with '
+            f'--trust-checkpoint or {TRUST}=1'
+        ) from error
+    except Exception as error:  # foreign bytes make unpickling raise anything
+        raise InputError(
+            f'{name}: {expected}, got one that is '
+            f'truncated, damaged or of another kind ({_short(error)})'
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    text = ' '.join(str(error).split())[:120]
+    known = isinstance(error, pickle.UnpicklingError)
+    return text if known else f'{type(error).__name__}: {text}'
+
+
+def _without_programs(content: dict) -> dict:
+    """Move the text of settings out of the sight of MMEngine."""
+    meta, hub = content.get('meta'), content.get('message_hub')
+    if isinstance(meta, dict):
+        meta.pop('config', None)
+        text = meta.pop('cfg', None)
+        if isinstance(text, str):
+            meta[SETTINGS] = text
+    if isinstance(hub, dict) and isinstance(hub.get('runtime_info'), dict):
+        hub['runtime_info'].pop('cfg', None)
+    return content
 
 
 def state_dict_of(content: dict, name: str) -> dict[str, Tensor]:

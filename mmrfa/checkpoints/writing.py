@@ -1,11 +1,14 @@
-"""Writing a converted checkpoint whole or not at all."""
+"""Writing files whole or not at all."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 import torch
 
 from mmrfa.errors import InputError
+
+PART = '.part'
 
 
 def check_target(source: str | Path, target: str | Path) -> None:
@@ -35,19 +38,62 @@ def check_target(source: str | Path, target: str | Path) -> None:
 
 
 def save(content: dict, target: str | Path) -> None:
-    """Write a checkpoint beside its place, then move it there.
+    """Write a checkpoint with :func:`write_whole`.
 
     Args:
         content (dict): tensors and plain values.
-        target (str | Path): the file. What is there stays until the new one
-            is whole. Folders are made as needed.
+        target (str | Path): the file.
+    """
+    data = BytesIO()
+    torch.save(content, data)
+    write_whole(data.getbuffer(), target)
+
+
+def write_whole(data: bytes | memoryview, target: str | Path) -> None:
+    """Write a file beside its place, sync it, then move it there.
+
+    What is there stays until the new one is whole and on the disk. A process
+    that is killed meanwhile leaves a file that ends in ``.part``.
+
+    Args:
+        data (bytes | memoryview): the content.
+        target (str | Path): the file. Folders are made as needed.
+
+    Raises:
+        OSError: with the name of the file, also where the disk is full.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f'.{target.name}.{os.getpid()}.part')
+    part = target.with_name(f'.{target.name}.{os.getpid()}{PART}')
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with part.open('wb') as stream:
-            torch.save(content, stream)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
         part.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        error.filename = error.filename or str(target)
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: str | Path) -> None:
+    """Remove what killed processes left of :func:`write_whole`.
+
+    Args:
+        folder (str | Path): nobody else writes to it.
+    """
+    for part in Path(folder).glob(f'.*{PART}'):
+        part.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Make the names of files in a folder last, where that is possible."""
+    if os.name == 'posix':
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,7 +1,11 @@
 """Check of a segmentation mask against its image and the classes."""
 
+import os
+
+import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
+from PIL import ExifTags, Image
 
 from mmrfa.errors import InputError
 
@@ -19,8 +23,9 @@ class CheckMask(BaseTransform):
         ignore_index (int): one more label, without a class. Defaults to 255.
 
     Raises:
-        InputError: the mask has several channels, another size than its
-            image file, or a label outside the classes.
+        InputError: the mask has several channels, more than 8 bits, another
+            size than its image file, or a label outside the classes; or the
+            image is one that a decoder turns, and the mask is not.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
@@ -33,6 +38,8 @@ class CheckMask(BaseTransform):
         if mask is None:
             return results
         path = results['seg_map_path']
+        _check_bits(path)
+        _check_turned(results.get('img_path'))
         if mask.ndim != 2:
             raise InputError(
                 f'{path}: expected a mask with one channel of class numbers '
@@ -59,6 +66,34 @@ class CheckMask(BaseTransform):
         return (
             f'{type(self).__name__}(num_classes={self.num_classes}, '
             f'ignore_index={self.ignore_index})'
+        )
+
+
+def _check_bits(path: str) -> None:
+    """MMSegmentation keeps the last 8 bits of each number."""
+    if not os.path.isfile(path):  # an address
+        return
+    with Image.open(path) as file:
+        if file.mode[0] in 'IF' and np.max(file) > 255:
+            raise InputError(
+                f'{path}: expected class numbers of 8 bits, 0 to 255, got '
+                f'{np.max(file)}'
+            )
+
+
+def _check_turned(path: str | None) -> None:
+    """Photographs are turned as their EXIF data say; masks are not."""
+    if path is None or not os.path.isfile(path):
+        return
+    with Image.open(path) as file:
+        if file.format not in ('JPEG', 'MPO'):
+            return
+        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation not in (0, 1):
+        raise InputError(
+            f'{path}: expected an image that is stored upright, as its mask '
+            f'is, got EXIF orientation {orientation}; store it turned '
+            '(for instance exiftran -a, jhead -autorot)'
         )
 
 

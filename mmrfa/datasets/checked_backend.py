@@ -1,5 +1,7 @@
 """Image files read with a check."""
 
+import os
+import stat
 from io import BytesIO
 from pathlib import Path
 
@@ -34,6 +36,11 @@ class CheckedBackend(LocalBackend):
             InputError: no such file, or not a whole image.
         """
         try:
+            if not stat.S_ISREG(os.stat(filepath).st_mode):
+                raise InputError(
+                    f'{filepath}: expected an image, got a folder, pipe or '
+                    'device'
+                )
             data = super().get(filepath)
         except OSError as error:
             raise InputError(

@@ -23,7 +23,7 @@ def check_data_roots(cfg: dict, loaders: Sequence[str] = LOADERS) -> None:
         InputError: says what is missing and how to lay the data out.
     """
     for loader in loaders:
-        for dataset in _datasets((cfg.get(loader) or {}).get('dataset')):
+        for dataset in leaves((cfg.get(loader) or {}).get('dataset')):
             root = dataset.get('data_root') or ''
             needed = [path for path in _paths(dataset) if '://' not in path]
             paths = [os.path.join(root, path) for path in needed]
@@ -34,19 +34,26 @@ def check_data_roots(cfg: dict, loaders: Sequence[str] = LOADERS) -> None:
                         f'{loader}: expected data at {os.path.abspath(path)}'
                         f', got no such file or folder; {_layout(paths)}'
                     )
+            listed = os.path.join(root, dataset.get('ann_file') or '')
+            if dataset.get('ann_file') and os.path.isdir(listed):
+                # mmseg would take every image there is.
+                raise InputError(
+                    f'{loader}: expected a file as ann_file, got the folder '
+                    f'{os.path.abspath(listed)}'
+                )
 
 
-def _datasets(node: object) -> Iterator[dict]:
-    """The data sets at the bottom of nested wrappers."""
+def leaves(node: object) -> Iterator[dict]:
+    """Yield the data sets at the bottom of nested wrappers."""
     if isinstance(node, Sequence) and not isinstance(node, str):
         for child in node:
-            yield from _datasets(child)
+            yield from leaves(child)
     elif isinstance(node, dict):
         inner = [node[key] for key in ('dataset', 'datasets') if key in node]
         if not inner:
             yield node
         for child in inner:
-            yield from _datasets(child)
+            yield from leaves(child)
 
 
 def _paths(dataset: dict) -> Iterator[str]:

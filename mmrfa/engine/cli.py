@@ -3,6 +3,8 @@
 import argparse
 import errno
 import os
+import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,6 +22,13 @@ _WORLD = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.ENOTDIR,
+    errno.EFBIG,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
+# Errors of other packages, and of ours, that the user can mend.
+_KNOWN = re.compile(
+    r"DataLoader worker|backend '|.*insufficient shared memory"
 )
 
 
@@ -34,11 +43,21 @@ def run_tool(main: Callable[[], None]) -> int:
         main (Callable): the tool.
 
     Returns:
-        int: exit status; 0, 2 after a user's error, 130 after Ctrl-C.
+        int: exit status; 0, 2 after a user's error, 130 after Ctrl-C, 141
+        where nobody reads the output any more.
     """
+    for stream in sys.stdout, sys.stderr:
+        # A terminal that knows ASCII only is no reason to stop.
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
     try:
         main()
+        sys.stdout.flush()
         return 0
+    except BrokenPipeError:
+        # What is still to be flushed at the end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print('stopped by the user', file=sys.stderr)
         return 130
@@ -71,6 +90,8 @@ def user_message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in _WORLD:
         place = f': {error.filename}' if error.filename else ''
         return f'{error.strerror}{place}'
+    if isinstance(error, RuntimeError) and _KNOWN.match(str(error)):
+        return one_line(error)
     return None
 
 

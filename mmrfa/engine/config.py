@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmrfa.engine.safe_config import read_configs_safely
 from mmrfa.errors import InputError
 from mmrfa.openmmlab import import_package
 
@@ -19,6 +20,12 @@ SCOPES = {
     'mmpretrain': 'mmpretrain.models',
     'mmyolo': 'mmrfa.models.mmyolo',
 }
+# What launchers set.
+VARIABLES = dict(
+    pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
+    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+    mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+)
 
 
 def require_packages() -> None:
@@ -64,6 +71,7 @@ def load_config(path: str, options: dict | None = None) -> 'Config':
             f'{", ".join(SUFFIXES)}'
         )
     require_packages()
+    read_configs_safely()
     from mmengine.config import Config
 
     try:
@@ -134,6 +142,8 @@ def set_work_dir(config: 'Config', work_dir: str | None) -> None:
     name = Path(config.filename).stem
     folder = work_dir or config.get('work_dir') or f'work_dirs/{name}'
     for part in (Path(folder), *Path(folder).parents):
+        if part.is_symlink() and not part.exists():
+            raise InputError(f'work dir {folder}: {part} is a dangling link')
         if part.exists():
             if not part.is_dir():
                 raise InputError(f'work dir {folder}: {part} is not a folder')
@@ -159,11 +169,18 @@ def prepare_distributed(config: 'Config', launcher: str) -> list[str]:
         list[str]: what was changed, for the log.
 
     Raises:
-        InputError: a launcher that needs GPUs.
+        InputError: a launcher that needs GPUs, or did not start this.
     """
     from mmengine.device import get_device
 
     config.launcher = launcher
+    lacking = [v for v in VARIABLES.get(launcher, ()) if v not in os.environ]
+    if lacking:
+        raise InputError(
+            f'--launcher {launcher}: expected {", ".join(lacking)} in the '
+            'environment, found none; start it with torchrun, srun or mpirun '
+            '(tools/dist_train.sh, tools/slurm_train.sh)'
+        )
     if launcher == 'none' or get_device() != 'cpu':
         return []
     if launcher != 'pytorch':

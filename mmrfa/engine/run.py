@@ -1,11 +1,25 @@
 """From a config to a Runner, with everything checked before it writes."""
 
+import copy
 import os
 from typing import TYPE_CHECKING
 
-from mmrfa.checkpoints.fit import check_fits, check_resumable
-from mmrfa.checkpoints.reading import ReadAhead, load_safely_everywhere
+from mmrfa.checkpoints.fit import (
+    check_fits,
+    check_fits_somewhere,
+    check_resumable,
+)
+from mmrfa.checkpoints.mmengine_loaders import (
+    ReadAhead,
+    load_safely_everywhere,
+)
 from mmrfa.engine.config import import_scope, prepare_distributed, reason
+from mmrfa.engine.lock import lock_work_dir
+from mmrfa.engine.parts import check_parts, check_plain
+from mmrfa.engine.resuming import (
+    check_optimizer_state,
+    find_whole_checkpoint,
+)
 from mmrfa.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,22 +55,30 @@ def build_runner(config: 'Config', launcher: str, train: bool) -> 'Runner':
     from mmengine.registry import RUNNERS
     from torch import distributed
 
+    from mmrfa.engine.runner import checked_runner
+
     kind = config.get('runner_type', 'Runner')
     if RUNNERS.get(kind) is None:
         raise InputError(
             f'config {config.filename}: expected a registered runner_type, '
             f'got {kind!r}'
         )
-    local = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0'))
     checked = None
-    if launcher == 'none' or local == '0':
-        checked = Checked(config, train, reader)
+    if launcher == 'none' or _rank('LOCAL_RANK', 'SLURM_LOCALID') == '0':
+        checked = Checked(config, train, reader, RUNNERS.get(kind))
+    rank = _rank('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+    if train and (launcher == 'none' or rank == '0'):
+        lock_work_dir(config.work_dir)
     if launcher == 'pytorch' and notes:
         distributed.init_process_group('gloo')
-    runner = _runner_of(RUNNERS.get(kind), checked).from_cfg(config)
-    for note in notes:
+    runner = checked_runner(RUNNERS.get(kind), checked, train).from_cfg(config)
+    for note in notes + (checked.notes if checked else []):
         runner.logger.info(note)
     return runner
+
+
+def _rank(*variables: str) -> str:
+    return next((os.environ[v] for v in variables if v in os.environ), '0')
 
 
 class Checked:
@@ -66,17 +88,23 @@ class Checked:
         config (Config): of the run.
         train (bool): whether to train or to test.
         reader (ReadAhead): what MMEngine reads local checkpoints with.
+        kind (type): of the Runner.
 
     Attributes:
         model (nn.Module): built, on the CPU.
         random_state (Tensor): torch's, behind the building.
+        resume_from (str | None): the checkpoint to go on from.
+        seed (int | None): of the run that goes on.
+        datasets (list[tuple[dict, Dataset]]): settings and data set of each
+            loader.
+        notes (list[str]): for the log.
 
     Raises:
         InputError: the first thing found; nothing was written.
     """
 
     def __init__(
-        self, config: 'Config', train: bool, reader: ReadAhead
+        self, config: 'Config', train: bool, reader: ReadAhead, kind: type
     ) -> None:
         import torch
         from mmengine.model import BaseTTAModel
@@ -84,6 +112,7 @@ class Checked:
 
         from mmrfa.datasets import check_data_roots
 
+        check_plain(config)
         loaders = ('train_dataloader', 'val_dataloader')
         check_data_roots(config, loaders if train else ('test_dataloader',))
         # As the Runner does, so that a seed stands for the same weights.
@@ -92,56 +121,39 @@ class Checked:
         self.random_state = torch.get_rng_state()
         if isinstance(model, BaseTTAModel):
             model = model.module
+        self.datasets, optim_wrapper = check_parts(config, model, kind, train)
+        self.notes, self.seed = [], None
         resume = train and config.get('resume')
-        path = checkpoint_of(config)
-        if path is not None and '://' not in path:
-            content = reader.keep(path)
+        path = config.get('load_from')
+        if resume and path is None:
+            path, skipped = find_whole_checkpoint(config, reader)
+            self.notes += [f'--resume: not from {line}' for line in skipped]
+        self.resume_from = path if resume else None
+        if path is not None:
+            content = _read_ahead(path, reader)
             if resume:
                 check_resumable(content, path)
+                self.seed = content['meta'].get('seed')
             if resume or not train:
                 check_fits(content, model, path)
-        if train and not (resume and path is not None):
+                check_optimizer_state(content, optim_wrapper, path)
+            else:
+                check_fits_somewhere(content, model, path)
+        if train and not self.resume_from:
             check_pretrained(model, reader)
 
 
-def checkpoint_of(config: 'Config') -> str | None:
-    """Find the checkpoint that a run loads.
+def _read_ahead(path: str, reader: ReadAhead) -> dict:
+    from mmengine.runner import CheckpointLoader
 
-    Args:
-        config (Config): of the run.
-
-    Returns:
-        str | None: ``load_from``, else the latest one in the work dir if the
-        run is to go on and there is one.
-    """
-    from mmengine.runner import find_latest_checkpoint
-
-    path = config.get('load_from')
-    if path is None and config.get('resume'):
-        path = find_latest_checkpoint(config.work_dir)
-    return path
-
-
-def _runner_of(kind: type, checked: Checked | None) -> type:
-    """Make a Runner that takes the model that was checked.
-
-    Only the first of all processes has the random numbers of the check.
-    """
-    import torch
-
-    class CheckedRunner(kind):
-        def build_model(self, model: dict) -> 'nn.Module':
-            if checked is None or self.rank != 0:
-                return super().build_model(model)
-            torch.set_rng_state(checked.random_state)
-            return checked.model
-
-        def _init_model_weights(self) -> None:
-            # A checkpoint to resume from has them all.
-            if not (self._resume and checkpoint_of(self.cfg)):
-                super()._init_model_weights()
-
-    return CheckedRunner
+    if '://' not in path:
+        return reader.keep(path)
+    try:
+        return CheckpointLoader.load_checkpoint(path, 'cpu')
+    except (OSError, KeyError, ImportError) as error:
+        raise InputError(
+            f'checkpoint {path}: cannot be fetched: {reason(error)}'
+        ) from error
 
 
 def build_model(config: 'Config') -> 'nn.Module':
@@ -195,13 +207,20 @@ def check_pretrained(model: 'nn.Module', reader: ReadAhead) -> None:
         reader (ReadAhead): gives local files out again.
 
     Raises:
-        InputError: they cannot be fetched or read.
+        InputError: they cannot be fetched or read, or an ordinary ResNet
+            is not of the depth of the one that is to start from it.
     """
+    from mmrfa.models.weights.plain import fill_from_plain
     from mmrfa.models.weights.pretrained import fetch_weights, pretrained_of
 
     for module in model.modules():
         if hasattr(module, 'fetch_pretrained'):
-            module.fetch_pretrained()
+            state = module.fetch_pretrained()
+            for part in pretrained_of(module)[-1:]:
+                if part['type'] == 'PretrainedResNet':
+                    fill_from_plain(
+                        copy.deepcopy(module), state, part['checkpoint']
+                    )
             continue
         for part in pretrained_of(module):
             fetch_weights(part['checkpoint'], part.get('prefix'), reader.keep)

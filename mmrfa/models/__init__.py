@@ -2,7 +2,8 @@
 
 Operators, plugins, backbones, data sets and transforms go to MMEngine's root
 registries, where every scope (mmseg, mmdet, mmpretrain, mmyolo) finds them
-without a prefix.
+without a prefix. From then on MMEngine also reads checkpoints without running
+code from them (``mmrfa.checkpoints.reading``).
 """
 
 from mmrfa.openmmlab import allow_config_scopes, check_distribution
@@ -12,9 +13,13 @@ check_distribution()
 from mmengine.registry import MODELS  # noqa: E402
 
 import mmrfa.datasets  # noqa: E402, F401
+from mmrfa.checkpoints.mmengine_loaders import (  # noqa: E402
+    load_safely_everywhere,
+)
 from mmrfa.layers import OPERATORS, GlooSyncBN  # noqa: E402
 
 allow_config_scopes()
+load_safely_everywhere()
 
 for _module in (*OPERATORS, GlooSyncBN):
     MODELS.register_module(module=_module)

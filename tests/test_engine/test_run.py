@@ -9,6 +9,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from test_tools.tool_calls import TINY_SEG, forget_instances
 
+from mmrfa.checkpoints import reading
 from mmrfa.engine.config import import_scope, load_config
 from mmrfa.engine.run import build_runner
 from mmrfa.errors import InputError
@@ -42,18 +43,18 @@ def config(monkeypatch, sample_root, tmp_path):
 def count(monkeypatch):
     """How often the backbone is built, and each file is read."""
     counter = Counter()
-    build, load = RFAResNet.__init__, torch.load
+    build, load = RFAResNet.__init__, reading.load_checkpoint
 
     def counted_build(self, *args, **kwargs):
         counter['built'] += 1
         build(self, *args, **kwargs)
 
-    def counted_load(file, *args, **kwargs):
-        counter[Path(file).name] += 1
-        return load(file, *args, **kwargs)
+    def counted_load(file, name, *args):
+        counter[Path(name).name] += 1
+        return load(file, name, *args)
 
     monkeypatch.setattr(RFAResNet, '__init__', counted_build)
-    monkeypatch.setattr(torch, 'load', counted_load)
+    monkeypatch.setattr(reading, 'load_checkpoint', counted_load)
     return counter
 
 

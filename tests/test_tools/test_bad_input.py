@@ -131,7 +131,7 @@ def test_unreadable_image_in_a_worker(call, capfd, tmp_path, sample_root):
         ('truncated', 'truncated'),
         ('hostile', 'refused to run'),
         ('deeper', 'missing (first: backbone.layer1.2.conv1.weight)'),
-        ('other shape', '(4, 32, 1, 1) instead of (7, 32, 1, 1)'),
+        ('other shape', '(4, 32, 1, 1) instead of (4, 16, 1, 1)'),
     ],
 )
 def test_checkpoint(fails, trained, tmp_path, way, damage, expected) -> None:
@@ -145,7 +145,7 @@ def test_checkpoint(fails, trained, tmp_path, way, damage, expected) -> None:
         shutil.copy(trained / 'iter_6.pth', path)
         options = {
             'deeper': ['model.backbone.depth=34'],
-            'other shape': ['model.decode_head.num_classes=7'],
+            'other shape': ['model.decode_head.channels=16'],
         }[damage]
     options = ['--cfg-options', *options] if options else []
     if way == 'test':

@@ -5,12 +5,12 @@ the photograph, the truth, the prediction.
 """
 
 import argparse
-import pickle
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from mmrfa.checkpoints.reading import load_predictions
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
 from mmrfa.engine.config import load_config
 from mmrfa.errors import InputError
@@ -72,7 +72,7 @@ def read_predictions(path: str) -> list[dict]:
     """Read what ``tools/test.py --out`` wrote.
 
     Args:
-        path (str): the file; only open one you made, it can hold code.
+        path (str): the file; no code in it is run.
 
     Returns:
         list[dict]: per image ``img_path``, ``gt_sem_seg``, ``pred_sem_seg``.
@@ -80,14 +80,7 @@ def read_predictions(path: str) -> list[dict]:
     Raises:
         InputError: no such file, or not of a segmentation test.
     """
-    try:
-        with open(path, 'rb') as file:
-            results = pickle.load(file)
-    except Exception as error:  # foreign bytes raise anything
-        raise InputError(
-            f'predictions: expected a file of tools/test.py --out, got {path} '
-            f'({error})'
-        ) from error
+    results = load_predictions(path)
     wanted = {'img_path', 'gt_sem_seg', 'pred_sem_seg'}
     if not isinstance(results, list) or not all(
         isinstance(r, dict) and wanted <= r.keys() for r in results

@@ -211,17 +211,21 @@ class RFAResNet(ResNet):
             kwargs['attention_conv'] = self.attention_conv
         return super().make_res_layer(**kwargs)
 
-    def fetch_pretrained(self) -> None:
+    def fetch_pretrained(self) -> dict[str, Tensor] | None:
         """Read the pretrained checkpoint, if any, and keep it.
 
         For checks before a run: :meth:`init_weights` then takes what was
         read instead of reading it again.
+
+        Returns:
+            dict[str, Tensor] | None: parameters and buffers by name.
 
         Raises:
             InputError: the checkpoint cannot be had.
         """
         for cfg in pretrained_of(self)[-1:]:
             self._fetched = fetch_weights(cfg['checkpoint'], cfg.get('prefix'))
+        return self._fetched
 
     def init_weights(self) -> None:
         """Initialise, then fill from the pretrained checkpoint, if any.

@@ -1,9 +1,6 @@
 """Starting a backbone from a checkpoint, with a report of what was filled."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pickle import UnpicklingError
+from collections.abc import Callable
 from urllib.error import URLError
 
 from mmengine.logging import print_log
@@ -19,21 +16,6 @@ from mmrfa.models.weights.plain import fill_from_plain
 PRETRAINED = ('Pretrained', 'PretrainedResNet')
 FROM_SCRATCH = '--cfg-options model.backbone.init_cfg=None'
 FROM_FILE = '--cfg-options model.backbone.init_cfg.checkpoint=FILE'
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Keep ``torch.load`` from running code in a downloaded file."""
-    name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-    before = os.environ.get(name)
-    os.environ[name] = '1'
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def fetch_weights(
@@ -59,13 +41,7 @@ def fetch_weights(
     """
     if '://' in checkpoint:
         try:
-            with _weights_only():
-                content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-        except UnpicklingError:
-            raise InputError(
-                f'pretrained weights {checkpoint}: expected tensors and plain '
-                'values only, refused to run code from the file'
-            ) from None
+            content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
         except (URLError, OSError, KeyError, ImportError) as error:
             raise InputError(
                 f'pretrained weights {checkpoint}: cannot be fetched '

@@ -1,0 +1,149 @@
+"""What can be wrong with images, masks and boxes, seen by decoding them."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile
+
+# A run of zeros in a JPEG, in bytes: a hole that a disk or a copy left.
+_HOLE = bytes(512)
+
+
+def look_at_image(path: str) -> tuple[np.ndarray | None, list[str]]:
+    """Decode an image in full.
+
+    Args:
+        path (str): the file.
+
+    Returns:
+        tuple[np.ndarray | None, list[str]]: its RGB values, H x W x 3, None
+        where there are none; and what is wrong with it.
+    """
+    problems = []
+    try:
+        if not Path(path).is_file():
+            return None, ['no such file, or a folder or pipe']
+        if ImageFile.LOAD_TRUNCATED_IMAGES:
+            problems.append('Pillow was told to accept truncated images')
+        with Image.open(path) as file:
+            kind = file.format
+            pixels = np.asarray(file.convert('RGB'))
+            orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # Pillow raises whatever its decoders meet
+        return None, [f'cannot be decoded: {" ".join(str(error).split())}']
+    if orientation not in (0, 1):
+        problems.append(f'EXIF orientation {orientation}: decoders turn it')
+    if kind == 'JPEG' and _HOLE in Path(path).read_bytes():
+        problems.append(f'{len(_HOLE)} zero bytes or more: zeroed in part?')
+    if _flat_tail(pixels):
+        problems.append('the lower part has one colour: cut off?')
+    return pixels, problems
+
+
+def _flat_tail(pixels: np.ndarray) -> bool:
+    """Whether the last eighth is one colour and what is above is not."""
+    rows = len(pixels) // 8
+    if rows < 8:
+        return False
+    flat = (pixels[-rows:] == pixels[-1, -1]).all()
+    return bool(flat and (pixels[:-rows] != pixels[-1, -1]).any())
+
+
+def look_at_mask(
+    path: str, shape: tuple[int, int] | None, classes: int, ignored: int = 255
+) -> tuple[Counter, list[str]]:
+    """Decode a mask of class numbers.
+
+    Args:
+        path (str): the file.
+        shape (tuple[int, int] | None): height and width of its image.
+        classes (int): how many there are.
+        ignored (int): the number that is no class. Defaults to 255.
+
+    Returns:
+        tuple[Counter, list[str]]: pixels of each number; what is wrong.
+    """
+    try:
+        with Image.open(path) as file:
+            numbers = np.asarray(file)
+    except Exception as error:
+        text = ' '.join(str(error).split())
+        return Counter(), [f'mask cannot be decoded: {text}']
+    if numbers.ndim != 2:
+        return Counter(), [f'mask of {numbers.shape[-1]} channels']
+    problems = []
+    if shape is not None and numbers.shape != shape:
+        problems.append(
+            f'mask of {numbers.shape[0]}x{numbers.shape[1]}, image of '
+            f'{shape[0]}x{shape[1]}'
+        )
+    found, counts = np.unique(numbers, return_counts=True)
+    pixels = Counter(dict(zip(found.tolist(), counts.tolist())))
+    outside = [n for n in pixels if not 0 <= n < classes and n != ignored]
+    if outside:
+        problems.append(f'labels outside the {classes} classes: {outside[:5]}')
+    return pixels, problems
+
+
+def look_at_boxes(
+    instances: list[dict], shape: tuple[int, int] | None
+) -> tuple[Counter, list[str]]:
+    """Look at the boxes of an image.
+
+    Args:
+        instances (list[dict]): each with ``bbox`` (x1, y1, x2, y2, in
+            pixels) and ``bbox_label``.
+        shape (tuple[int, int] | None): height and width of the image.
+
+    Returns:
+        tuple[Counter, list[str]]: boxes of each class; what is wrong.
+    """
+    labels, problems = Counter(), []
+    for instance in instances:
+        labels[instance['bbox_label']] += 1
+        box = list(map(float, instance['bbox']))
+        if not all(map(math.isfinite, box)):
+            problems.append(f'box {box} is not finite')
+        elif box[2] <= box[0] or box[3] <= box[1]:
+            problems.append(f'box {box} is empty')
+        elif shape is not None and (
+            min(box) < -1 or box[2] > shape[1] + 1 or box[3] > shape[0] + 1
+        ):
+            problems.append(f'box {box} leaves the {shape[0]}x{shape[1]}')
+    return labels, problems
+
+
+def look_at_coco(path: str) -> list[str]:
+    """Look at the ids of a file of COCO annotations.
+
+    Args:
+        path (str): the file.
+
+    Returns:
+        list[str]: what is wrong with it.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+        parts = {
+            name: [entry['id'] for entry in content[name]]
+            for name in ('images', 'annotations', 'categories')
+        }
+        wanted = [
+            (f'{name}_id', set(parts[part]), entry.get(f'{name}_id'))
+            for name, part in (('image', 'images'), ('category', 'categories'))
+            for entry in content['annotations']
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [f'no COCO annotations: {type(error).__name__}: {error}']
+    problems = []
+    for name, ids in parts.items():
+        twice = [key for key, count in Counter(ids).items() if count > 1]
+        if twice:
+            problems.append(f'{name}: ids that occur twice: {twice[:5]}')
+    for name, known, found in wanted:
+        if found not in known:
+            problems.append(f'annotations: unknown {name} {found!r}')
+    return problems

@@ -1,0 +1,333 @@
+"""The parts of a config beside its model, built once before a run starts."""
+
+import copy
+import inspect
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from mmrfa.engine.config import reason
+from mmrfa.errors import InputError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.optim import OptimWrapper
+    from mmengine.registry import Registry
+    from torch import nn
+    from torch.utils.data import Dataset
+
+# What each stage of a run needs, all or nothing.
+STAGES = dict(
+    train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    val=('val_dataloader', 'val_cfg', 'val_evaluator'),
+    test=('test_dataloader', 'test_cfg', 'test_evaluator'),
+)
+_COUNTS = ('max_iters', 'max_epochs', 'val_interval')
+
+
+class Parts(NamedTuple):
+    """What was built.
+
+    Attributes:
+        datasets (list[tuple[dict, Dataset]]): settings and data set of each
+            loader, so that the run need not build them again.
+        optim_wrapper (OptimWrapper | None): with the optimizer; None in a
+            test.
+    """
+
+    datasets: list[tuple[dict, 'Dataset']]
+    optim_wrapper: 'OptimWrapper | None'
+
+
+def check_parts(
+    config: 'Config', model: 'nn.Module', kind: type, train: bool
+) -> Parts:
+    """Build everything that a run would, once, and load a first sample.
+
+    Args:
+        config (Config): not changed.
+        model (nn.Module): of the run; the optimizer is built for it and
+            thrown away.
+        kind (type): of the Runner.
+        train (bool): whether to train or to test.
+
+    Returns:
+        Parts: what was built.
+
+    Raises:
+        InputError: names the key, what is wrong with it and the place.
+    """
+    stages = ('train', 'val') if train else ('test',)
+    for stage in stages:
+        keys = STAGES[stage]
+        lacking = [key for key in keys if config.get(key) is None]
+        if lacking and (stage != 'val' or len(lacking) < len(keys)):
+            raise InputError(
+                f'config {config.filename}: expected {", ".join(keys)}, '
+                f'found no {", ".join(lacking)}'
+            )
+    _check_hooks(config)
+    datasets = []
+    for stage in stages:
+        loader, loop, _ = STAGES[stage]
+        if config.get(loader) is None:
+            continue
+        _check_loop(config, loop, stage)
+        if stage != 'train':
+            _check_evaluator(config, f'{stage}_evaluator')
+        datasets.append(_check_loader(config, loader, kind))
+        _check_classes(config, loader, datasets[-1][1], model)
+    wrapper = _check_optimizer(config, model) if train else None
+    return Parts(datasets, wrapper)
+
+
+@contextmanager
+def _naming(config: 'Config', key: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # arguments of anything can raise anything
+        raise InputError(
+            f'config {config.filename}: {key} cannot be built: {reason(error)}'
+        ) from error
+
+
+def _registered(registry: 'Registry', name: object) -> type:
+    kind = name
+    if isinstance(name, str):
+        # the scope of the config first, as in building
+        with registry.switch_scope_and_registry(None) as scoped:
+            kind = scoped.get(name)
+    if not callable(kind):
+        raise KeyError(f'{name!r} is not registered as {registry.name}')
+    return kind
+
+
+def check_plain(config: 'Config') -> None:
+    """Check what is neither built nor belongs to a stage.
+
+    Args:
+        config (Config): not changed.
+
+    Raises:
+        InputError: ``log_level`` or ``randomness``.
+    """
+    level = config.get('log_level', 'INFO')
+    if not isinstance(level, int) and not isinstance(
+        logging.getLevelName(str(level)), int
+    ):
+        raise InputError(
+            f'config {config.filename}: log_level: expected DEBUG, INFO, '
+            f'WARNING or ERROR, got {level!r}'
+        )
+    randomness = config.get('randomness') or {}
+    seed = randomness.get('seed') if isinstance(randomness, dict) else 'none'
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
+        raise InputError(
+            f'config {config.filename}: randomness.seed: expected None or a '
+            f'whole number from 0 to 2**32 - 1, got {seed!r} in {randomness!r}'
+        )
+
+
+def _check_hooks(config: 'Config') -> None:
+    from mmengine.hooks import CheckpointHook
+    from mmengine.registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
+
+    from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
+
+    hooks = config.get('default_hooks') or {}
+    custom = config.get('custom_hooks') or []
+    with _naming(config, 'default_hooks'):
+        named = {f'default_hooks.{k}': v for k, v in hooks.items()}
+    for number, value in enumerate(custom):
+        named[f'custom_hooks[{number}]'] = value
+    for key, value in named.items():
+        if value is None:
+            continue
+        with _naming(config, key):
+            settings = dict(value)
+            settings.pop('priority', None)
+            kind = _registered(HOOKS, settings.pop('type'))
+            inspect.signature(kind).bind(**settings)
+            if issubclass(kind, CheckpointHook):
+                kind = KeepingCheckpointHook
+            # Others may need what only a run has.
+            if kind.__module__.startswith(('mmengine.', 'mmrfa.')):
+                kind(**settings)
+    with _naming(config, 'log_processor'):
+        settings = dict(config.get('log_processor') or {})
+        settings.setdefault('type', 'LogProcessor')
+        LOG_PROCESSORS.build(settings)
+    visualizer = config.get('visualizer')
+    with _naming(config, 'visualizer'):
+        # Building it would make it the one of the run.
+        if visualizer:
+            _registered(VISUALIZERS, visualizer['type'])
+
+
+def _check_loop(config: 'Config', key: str, stage: str) -> None:
+    from mmengine.registry import LOOPS
+
+    settings = config[key]
+    with _naming(config, key):
+        if 'type' in settings:
+            _registered(LOOPS, settings['type'])
+        if stage == 'train' and not {'type', 'by_epoch'} & set(settings):
+            raise KeyError('expected type or by_epoch')
+    for name in _COUNTS:
+        value = settings.get(name, 1)
+        if type(value) is not int or value < 1:
+            raise InputError(
+                f'config {config.filename}: {key}.{name}: expected a whole '
+                f'number of 1 or more, got {value!r}'
+            )
+
+
+def _check_evaluator(config: 'Config', key: str) -> None:
+    from mmengine.evaluator import Evaluator
+
+    with _naming(config, key):
+        settings = config[key]
+        if isinstance(settings, dict) and 'metrics' in settings:
+            settings = settings['metrics']
+        Evaluator(settings)
+
+
+class _Given:
+    """A data set that MMEngine takes as it is instead of a copy."""
+
+    def __init__(self, dataset: 'Dataset') -> None:
+        self.dataset = dataset
+
+    def __deepcopy__(self, _: dict) -> 'Dataset':
+        return self.dataset
+
+
+def given(loader: dict, dataset: 'Dataset') -> dict:
+    """Settings of a loader that take a data set that was built before.
+
+    Args:
+        loader (dict): settings.
+        dataset (Dataset): built from ``loader['dataset']``.
+
+    Returns:
+        dict: for ``Runner.build_dataloader``.
+    """
+    return dict(loader, dataset=_Given(dataset))
+
+
+def _check_loader(config: 'Config', key: str, kind: type) -> tuple:
+    from mmengine.registry import DATASETS
+
+    with _naming(config, f'{key}.dataset'):
+        settings = config[key]['dataset']
+        dataset = DATASETS.build(copy.deepcopy(settings))
+        if hasattr(dataset, 'full_init'):
+            dataset.full_init()
+        size = len(dataset)
+    if not size:
+        raise InputError(
+            f'config {config.filename}: {key}.dataset: expected samples, got '
+            'none; an empty list, or a filter that leaves nothing'
+        )
+    with _naming(config, key):
+        len(kind.build_dataloader(given(config[key], dataset), seed=0))
+    with _naming(config, f'{key}.dataset.pipeline'):
+        sample = dataset[0]
+    _check_shared_memory(config, key, sample)
+    return settings, dataset
+
+
+def _check_shared_memory(config: 'Config', key: str, sample: object) -> None:
+    """Workers hang, or die, where their batches find no room."""
+    loader, place = config[key], '/dev/shm'
+    workers = loader.get('num_workers', 0)
+    if not workers or not os.path.isdir(place):
+        return
+    room = os.statvfs(place)
+    room = room.f_bavail * room.f_frsize
+    ahead = loader.get('prefetch_factor') or 2
+    need = _bytes_of(sample) * loader.get('batch_size', 1) * ahead * workers
+    if need > room:
+        raise InputError(
+            f'{key}: expected {need >> 20} MiB in {place} for {workers} '
+            f'workers, found {room >> 20}; give the machine more (docker run '
+            f'--shm-size), or use --cfg-options {key}.num_workers=0 '
+            f'{key}.persistent_workers=False'
+        )
+
+
+def _bytes_of(value: object) -> int:
+    from mmengine.structures import BaseDataElement
+    from torch import Tensor
+
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, BaseDataElement):
+        value = dict(value.items())
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_bytes_of, value)) if isinstance(value, list) else 0
+
+
+def _check_classes(
+    config: 'Config', key: str, dataset: 'Dataset', model: 'nn.Module'
+) -> None:
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if not isinstance(classes, list | tuple):
+        return
+    for name in ('decode_head', 'bbox_head', 'roi_head.bbox_head', 'head'):
+        head = model
+        for part in name.split('.'):
+            head = getattr(head, part, None)
+        count = getattr(head, 'num_classes', None)
+        if isinstance(count, int) and count != len(classes):
+            raise InputError(
+                f'config {config.filename}: model.{name}.num_classes: '
+                f'expected the {len(classes)} classes of {key}.dataset, got '
+                f'{count}'
+            )
+
+
+def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
+    from mmengine.optim import OptimWrapper, build_optim_wrapper
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    with _naming(config, 'optim_wrapper'):
+        # MMEngine takes entries out of it.
+        wrapper = build_optim_wrapper(
+            model, copy.deepcopy(config.optim_wrapper)
+        )
+    if not isinstance(wrapper, OptimWrapper):
+        return wrapper
+    for group in wrapper.optimizer.param_groups:
+        for name in ('lr', 'weight_decay', 'momentum', 'eps'):
+            value = group.get(name, 0)
+            if isinstance(value, int | float) and not (
+                math.isfinite(value) and value >= 0
+            ):
+                raise InputError(
+                    f'config {config.filename}: optim_wrapper.optimizer.'
+                    f'{name}: expected a finite number of 0 or more, got '
+                    f'{value}'
+                )
+    schedulers = config.get('param_scheduler') or []
+    if isinstance(schedulers, dict):
+        schedulers = [schedulers]
+    for number, settings in enumerate(schedulers):
+        with _naming(config, f'param_scheduler[{number}]'):
+            settings = dict(settings)
+            if settings.pop('convert_to_iter_based', False):
+                part = _registered(PARAM_SCHEDULERS, settings.pop('type'))
+                part.build_iter_from_epoch(
+                    optimizer=wrapper, epoch_length=9, **settings
+                )
+            else:
+                PARAM_SCHEDULERS.build(
+                    settings, default_args=dict(optimizer=wrapper)
+                )
+    return wrapper

@@ -1,0 +1,165 @@
+"""Which checkpoint a run goes on from, and what changed since."""
+
+import ast
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmrfa.checkpoints.fit import check_resumable
+from mmrfa.checkpoints.mmengine_loaders import ReadAhead
+from mmrfa.checkpoints.reading import load_checkpoint_file
+from mmrfa.errors import InputError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.optim import OptimWrapper
+
+# What a checkpoint brings along, whatever the config says.
+WITHOUT_EFFECT = ('optim_wrapper.optimizer.', 'param_scheduler', 'randomness.')
+# What belongs to the start of a run and not to what it does.
+NOT_COMPARED = ('work_dir', 'load_from', 'resume', 'launcher')
+
+
+def find_whole_checkpoint(
+    config: 'Config', reader: ReadAhead
+) -> tuple[str | None, list[str]]:
+    """Find the newest whole checkpoint of a work dir.
+
+    Args:
+        config (Config): of the run; its work dir may have been moved.
+        reader (ReadAhead): gives out what was read here.
+
+    Returns:
+        tuple[str | None, list[str]]: the file, None where there is no
+        checkpoint at all, and why newer ones were left out.
+
+    Raises:
+        InputError: there are checkpoints, but none is whole.
+    """
+    skipped = []
+    found = sorted(_candidates(config), key=_age, reverse=True)
+    for path in map(str, found):
+        try:
+            content = load_checkpoint_file(path)
+            check_resumable(content, path)
+        except InputError as error:
+            skipped.append(str(error))
+            continue
+        reader.hold(path, content)
+        return path, skipped
+    if skipped:
+        raise InputError(
+            f'--resume: expected a whole checkpoint in {config.work_dir}, '
+            f'got {len(found)} that are none ({"; ".join(skipped)}); use '
+            'another --work-dir to start again'
+        )
+    return None, []
+
+
+def check_optimizer_state(
+    content: dict, wrapper: 'OptimWrapper', name: str
+) -> None:
+    """Make sure that the state of an optimizer fits the one of the run.
+
+    Args:
+        content (dict): a checkpoint that passed ``check_resumable``.
+        wrapper (OptimWrapper): of the run.
+        name (str): of the checkpoint, for the error message.
+
+    Raises:
+        InputError: other groups of parameters.
+    """
+    optimizer = getattr(wrapper, 'optimizer', None)
+    if optimizer is None:
+        return
+    own = [len(group['params']) for group in optimizer.param_groups]
+    found = [len(g['params']) for g in content['optimizer']['param_groups']]
+    if own != found:
+        raise InputError(
+            f'checkpoint {name}: expected the state of an optimizer with '
+            f'{len(own)} groups of {sum(own)} parameters, got {len(found)} '
+            f'of {sum(found)}'
+        )
+
+
+def _candidates(config: 'Config') -> set[Path]:
+    hooks = config.get('default_hooks') or {}
+    out_dir = (hooks.get('checkpoint') or {}).get('out_dir')
+    folders = [Path(config.work_dir)]
+    if out_dir and '://' not in str(out_dir):
+        folders.append(Path(out_dir) / Path(config.work_dir).name)
+    paths = {
+        path
+        for folder in folders
+        for path in folder.glob('*.pth')
+        if not path.name.startswith('best_')
+    }
+    try:
+        named = (folders[0] / 'last_checkpoint').read_text().strip()
+        # It may lie elsewhere; here, the name it had before a move is no use.
+        if named and Path(named).name not in {path.name for path in paths}:
+            paths |= {Path(named)} if os.path.isfile(named) else set()
+    except (OSError, ValueError):
+        pass
+    return paths
+
+
+def _age(path: Path) -> tuple[list[int], float]:
+    # epoch_2 < epoch_2_iter_300 < epoch_3; times do not survive a copy.
+    numbers = re.findall(r'(?:epoch|iter)_(\d+)', path.stem)
+    return [int(n) for n in numbers], path.stat().st_mtime
+
+
+def changes(before: str, now: str) -> list[str]:
+    """List the settings that changed since a checkpoint.
+
+    Args:
+        before (str): the settings in the checkpoint, as MMEngine writes
+            them. They are not run.
+        now (str): those of the run that goes on.
+
+    Returns:
+        list[str]: a line for each.
+    """
+    try:
+        old, new = _flat(before), _flat(now)
+    except (SyntaxError, ValueError, RecursionError):
+        return ['the settings in the checkpoint cannot be compared']
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        was, is_now = old.get(key, 'nothing'), new.get(key, 'nothing')
+        if was == is_now or key.partition('.')[0] in NOT_COMPARED:
+            continue
+        line = f'{key}: {was} became {is_now}'
+        if key.startswith(WITHOUT_EFFECT):
+            line += ', without effect: the checkpoint brings its own'
+        lines.append(line)
+    return lines
+
+
+def _flat(text: str) -> dict[str, str]:
+    """Assignments of literals, calls of dict and lists, by dotted key."""
+    flat = {}
+
+    def walk(node: ast.AST, key: str) -> None:
+        if isinstance(node, ast.Call):
+            children = {k.arg: k.value for k in node.keywords}
+        elif isinstance(node, ast.Dict):
+            keys = [k and ast.unparse(k).strip('\'"') for k in node.keys]
+            children = dict(zip(keys, node.values))
+        elif isinstance(node, ast.List | ast.Tuple) and any(
+            isinstance(item, ast.Call | ast.Dict | ast.List)
+            for item in node.elts
+        ):
+            children = dict(enumerate(node.elts))
+        else:
+            flat[key] = ast.unparse(node)
+            return
+        for name, child in children.items():
+            walk(child, f'{key}.{name}')
+
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.Assign):
+            walk(statement.value, ast.unparse(statement.targets[0]))
+    return flat

@@ -1,0 +1,204 @@
+"""A whole checkpoint is there at every moment, and is found again."""
+
+import os
+import resource
+import shutil
+import signal
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmrfa.checkpoints import writing
+from mmrfa.checkpoints.mmengine_loaders import ReadAhead
+from mmrfa.checkpoints.writing import write_whole
+from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
+from mmrfa.engine.lock import lock_work_dir
+from mmrfa.engine.resuming import changes, find_whole_checkpoint
+from mmrfa.errors import InputError
+
+from .tiny_runs import in_child, killing, segmentation, train
+
+
+def state(step: int, value: float = 1.0) -> dict:
+    """The state of a training run, small."""
+    return dict(
+        meta=dict(epoch=0, iter=step),
+        state_dict=dict(a=torch.full((3,), value)),
+        message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
+        optimizer=dict(state={}, param_groups=[dict(params=[])]),
+    )
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A work dir with three checkpoints, and a function that looks there."""
+    for step in 2, 10, 9:
+        torch.save(state(step), tmp_path / f'iter_{step}.pth')
+    torch.save(state(99), tmp_path / 'best_mIoU_iter_99.pth')
+
+    def find(folder=tmp_path):
+        return find_whole_checkpoint(
+            Config(dict(work_dir=str(folder))), ReadAhead()
+        )
+
+    return tmp_path, find
+
+
+def test_newest_whole_one(work) -> None:
+    folder, find = work
+    assert find() == (str(folder / 'iter_10.pth'), [])
+    newest = folder / 'iter_10.pth'
+    whole = newest.read_bytes()
+    nan = state(10, float('nan'))
+    for damage, reason in (
+        (whole[:-40], 'an archive without its end'),
+        (b'', 'truncated'),
+        (bytes(1000), 'truncated'),
+        (whole[:300] + bytes(20) + whole[320:], 'damaged'),
+        (nan, 'finite weights'),
+        (dict(nan, message_hub=[]), 'message_hub'),
+    ):
+        if isinstance(damage, dict):
+            torch.save(damage, newest)
+        else:
+            newest.write_bytes(damage)
+        path, skipped = find()
+        assert path == str(folder / 'iter_9.pth')
+        assert len(skipped) == 1
+        assert str(newest) in skipped[0] and reason in skipped[0]
+
+
+@pytest.mark.parametrize(
+    'content', [None, b'', b'\xff\x00', b'/gone/iter_10.pth', b'iter_2.pth']
+)
+def test_whatever_last_checkpoint_says(work, content) -> None:
+    folder, find = work
+    if content is not None:
+        (folder / 'last_checkpoint').write_bytes(content)
+    assert find()[0] == str(folder / 'iter_10.pth')
+
+
+def test_wherever_the_folder_is(work, tmp_path) -> None:
+    folder, find = work
+    (folder / 'last_checkpoint').write_text(str(folder / 'iter_10.pth'))
+    moved = tmp_path / 'moved'
+    moved.mkdir()
+    for path in folder.glob('*.pth'):
+        shutil.copy(path, moved)  # with new times, in any order
+    assert find(moved)[0] == str(moved / 'iter_10.pth')
+    # Between epochs stands what a signal left.
+    epochs = tmp_path / 'epochs'
+    epochs.mkdir()
+    names = ['epoch_3', 'epoch_2_iter_7777', 'epoch_2']
+    for name in names:
+        torch.save(state(1), epochs / f'{name}.pth')
+    for name in names:
+        assert find(epochs)[0] == str(epochs / f'{name}.pth')
+        (epochs / f'{name}.pth').unlink()
+    assert find(epochs) == (None, [])
+
+
+def test_none_is_whole(work) -> None:
+    """It would start at 0 and overwrite them."""
+    folder, find = work
+    for path in folder.glob('iter_*.pth'):
+        path.write_bytes(b'')
+    with pytest.raises(InputError, match='got 3 that are none .*iter_10.pth'):
+        find()
+
+
+@pytest.mark.parametrize('moment', ['write', 'sync', 'move', 'remove'])
+def test_killed_while_saving(sample_root, tmp_path, moment) -> None:
+    """With one checkpoint to keep, one is whole whenever the run ends."""
+
+    def run() -> None:
+        later = lambda *_: (tmp_path / 'iter_2.pth').exists()  # noqa: E731
+        owner, name = dict(
+            write=(os, 'fsync'), sync=(writing, '_sync'),
+            move=(writing.Path, 'replace'),
+            remove=(KeepingCheckpointHook, '_remove'),
+        )[moment]  # fmt: skip
+        killing(owner, name, later)
+        train(segmentation(sample_root, tmp_path))
+
+    assert in_child(run) == -signal.SIGKILL
+    config = Config(dict(work_dir=str(tmp_path)))
+    path, skipped = find_whole_checkpoint(config, ReadAhead())
+    assert path is not None and skipped == []
+
+
+def test_best_goes_last(sample_root, tmp_path, monkeypatch) -> None:
+    """The best so far is removed when the better one is there."""
+    seen = []
+    remove = KeepingCheckpointHook._remove
+
+    def watched(self, path):
+        seen.append(sorted(p.name for p in tmp_path.glob('best*')))
+        remove(self, path)
+
+    monkeypatch.setattr(KeepingCheckpointHook, '_remove', watched)
+    scores = iter([1.0, 2.0])
+    config = segmentation(sample_root, tmp_path, save_best='mIoU')
+    monkeypatch.setattr(
+        'mmseg.evaluation.IoUMetric.compute_metrics',
+        lambda *_: dict(mIoU=next(scores)),
+    )
+    train(config)
+    best = ['best_mIoU_iter_3.pth', 'best_mIoU_iter_6.pth']
+    assert best in seen
+    assert [p.name for p in tmp_path.glob('best*')] == best[1:]
+
+
+def test_full_disk_names_the_file(tmp_path) -> None:
+    target = tmp_path / 'iter_6.pth'
+    write_whole(b'whole', target)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match='iter_6.pth'):
+            write_whole(bytes(2000), target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert target.read_bytes() == b'whole'
+    assert [p.name for p in tmp_path.iterdir()] == ['iter_6.pth']
+
+
+def test_one_writer(tmp_path) -> None:
+    lock_work_dir(str(tmp_path))
+    lock_work_dir(str(tmp_path))  # by the same run
+    caught = tmp_path / 'caught'
+
+    def other() -> None:
+        # A fork knows what its parent holds; another run does not.
+        lock_work_dir.__globals__['_held'].clear()
+        try:
+            lock_work_dir(str(tmp_path))
+        except InputError as error:
+            caught.write_text(str(error))
+
+    assert in_child(other) == 0
+    assert f'another one (process {os.getpid()})' in caught.read_text()
+
+
+def test_changed_settings() -> None:
+    before = """
+a = dict(type='A', lr=0.1, sub=[dict(x=1), dict(x=2)])
+optim_wrapper = dict(optimizer=dict(lr=0.1))
+work_dir = 'one'
+gone = 1
+"""
+    now = """
+a = dict(type='A', lr=0.1, sub=[dict(x=1), dict(x=3)])
+optim_wrapper = dict(optimizer=dict(lr=0.2))
+work_dir = 'two'
+"""
+    assert changes(before, now) == [
+        'a.sub.1.x: 2 became 3',
+        'gone: 1 became nothing',
+        'optim_wrapper.optimizer.lr: 0.1 became 0.2, without effect: the '
+        'checkpoint brings its own',
+    ]
+    assert changes(before, before) == []
+    (line,) = changes('import (', now)
+    assert 'cannot be compared' in line

@@ -1,0 +1,83 @@
+"""Numbers that are none stop a run, or are left out."""
+
+import pytest
+import torch
+
+from mmrfa.checkpoints.fit import check_fits
+from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
+from mmrfa.errors import InputError
+
+from .tiny_runs import TinyBackbone, segmentation, train
+
+
+@pytest.fixture
+def bad_steps(monkeypatch):
+    """``bad_steps(3, 5)``: the maps of these training steps are NaN."""
+    forward = TinyBackbone.forward
+
+    def set_steps(*steps: int, value: float = float('nan')) -> None:
+        count = iter(range(1, 1000))
+
+        def bad(self, x):
+            maps = forward(self, x)
+            if self.training and next(count) in steps:
+                maps = maps[0], self.norm(maps[1] * value)
+            return maps
+
+        monkeypatch.setattr(TinyBackbone, 'forward', bad)
+
+    return set_steps
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_stops(sample_root, tmp_path, bad_steps, value) -> None:
+    bad_steps(4, value=value)
+    with pytest.raises(InputError, match='iteration 4: .*finite loss'):
+        train(segmentation(sample_root, tmp_path))
+    assert [p.name for p in tmp_path.glob('*.pth')] == ['iter_2.pth']
+
+
+def test_left_out(sample_root, tmp_path, bad_steps) -> None:
+    """Weights and statistics are as if the step had not been."""
+    bad_steps(3, 4)
+    config = segmentation(sample_root, tmp_path)
+    config.custom_hooks = [dict(type='FiniteHook', skip=True)]
+    train(config)
+    state = torch.load(tmp_path / 'iter_6.pth', weights_only=False)
+    assert all(v.isfinite().all() for v in state['state_dict'].values())
+    steps = {float(s['step']) for s in state['optimizer']['state'].values()}
+    assert steps == {4.0}
+
+
+def test_left_out_too_often(sample_root, tmp_path, bad_steps) -> None:
+    bad_steps(*range(2, 99))
+    config = segmentation(sample_root, tmp_path)
+    config.custom_hooks = [dict(type='FiniteHook', skip=True, max_skipped=3)]
+    with pytest.raises(InputError, match='iteration 4: .*none in 3 steps'):
+        train(config)
+
+
+def test_bad_weights_replace_nothing(
+    sample_root, tmp_path, monkeypatch
+) -> None:
+    """An infinity that a step left behind, between the looks at losses."""
+    save = KeepingCheckpointHook._save_checkpoint
+
+    def spoil(self, runner):
+        if runner.iter == 3:
+            runner.model.backbone.first.weight.data[0] = float('inf')
+        save(self, runner)
+
+    monkeypatch.setattr(KeepingCheckpointHook, '_save_checkpoint', spoil)
+    with pytest.raises(InputError, match='iteration 4: nothing saved.*first'):
+        train(segmentation(sample_root, tmp_path))
+    assert [p.name for p in tmp_path.glob('*.pth')] == ['iter_2.pth']
+
+
+def test_test_refuses_them() -> None:
+    model = torch.nn.Linear(2, 2)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    check_fits(state, model, 'a.pth')
+    state['bias'][1] = float('nan')
+    with pytest.raises(InputError, match='a.pth: .*1 of 2 .*first: bias'):
+        check_fits(state, model, 'a.pth')

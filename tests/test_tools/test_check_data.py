@@ -1,0 +1,105 @@
+"""tools/misc/check_data.py names every file that is not as it should be."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmrfa.datasets.inspection import (
+    look_at_boxes,
+    look_at_coco,
+    look_at_image,
+)
+
+from .tool_calls import TINY_SEG, error_of
+
+VOC = 'VOCdevkit/VOC2012'
+SPLITS = [f'{split}_dataloader.dataset.indices=6' for split in
+          ('train', 'val', 'test')]  # fmt: skip
+
+
+@pytest.fixture
+def data(sample_root, tmp_path, monkeypatch):
+    """A copy of the sample, to spoil."""
+    shutil.copytree(sample_root / VOC, tmp_path / VOC)
+    return tmp_path
+
+
+def test_all_is_well(call, capsys) -> None:
+    assert call('misc/check_data.py', TINY_SEG, '--cfg-options', *SPLITS) == 0
+    out = capsys.readouterr().out
+    assert 'train_dataloader: 6 images' in out
+    assert 'suspicious: 0' in out
+    shares = [line for line in out.splitlines() if '0 background' in line]
+    assert 0.5 < float(shares[0].rpartition('(')[2].strip('%)')) / 100 < 1
+
+
+def test_each_is_named(call, capsys, data, monkeypatch) -> None:
+    images, masks = data / VOC / 'JPEGImages', data / VOC / 'SegmentationClass'
+    names = sorted(p.stem for p in images.iterdir())[:6]
+    first = images / f'{names[0]}.jpg'
+    whole = first.read_bytes()
+    middle = len(whole) // 2
+    first.write_bytes(whole[:middle] + bytes(600) + whole[middle + 600 :])
+    (images / f'{names[1]}.jpg').write_bytes(whole[:middle] + b'\xff\xd9')
+    (images / f'{names[2]}.jpg').write_bytes(b'no image')
+    mask = np.asarray(Image.open(masks / f'{names[3]}.png'))
+    Image.fromarray(mask.astype(np.uint16) + 256).save(
+        masks / f'{names[3]}.png'
+    )
+    monkeypatch.setenv('MMRFA_DATA_ROOT', str(data))
+    status = call(
+        'misc/check_data.py', TINY_SEG, '--show-dir', data / 'seen',
+        '--cfg-options', *SPLITS,
+    )  # fmt: skip
+    captured = capsys.readouterr()
+    assert '4 files are suspicious' in error_of(status, captured.err)
+    lines = captured.out.splitlines()
+    for number, reason in enumerate(
+        ['zero bytes', 'cut off', 'cannot be decoded', 'outside the 4 classes']
+    ):
+        (line,) = [s for s in lines if f'{names[number]}.jpg: ' in s]
+        assert reason in line, line
+    pictures = {p.stem for p in (data / 'seen').iterdir()}
+    assert pictures == {names[i] for i in (0, 1, 3)}
+
+
+def test_boxes_and_ids(tmp_path) -> None:
+    box = dict(bbox_label=1, bbox=[1, 1, 5, 5])
+    nan, inf = float('nan'), float('inf')
+    for bad, reason in (
+        ([1, 1, 5, 5], None), ([1, 1, nan, 5], 'finite'),
+        ([1, 1, inf, 5], 'finite'), ([5, 1, 1, 5], 'empty'),
+        ([1, 1, 1, 5], 'empty'), ([-9, 1, 5, 5], 'leaves'),
+        ([1, 1, 5, 99], 'leaves'),
+    ):  # fmt: skip
+        labels, wrong = look_at_boxes([dict(box, bbox=bad)], (10, 10))
+        assert labels == {1: 1}
+        assert len(wrong) == (reason is not None)
+        assert reason is None or reason in wrong[0]
+    good = dict(
+        images=[dict(id=1)],
+        categories=[dict(id=3)],
+        annotations=[dict(id=1, image_id=1, category_id=3)],
+    )
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(good))
+    assert look_at_coco(str(path)) == []
+    for key, value, reason in (
+        ('images', good['images'] * 2, 'occur twice'),
+        ('images', [], 'unknown image_id 1'),
+        ('categories', [dict(id=2)], 'unknown category_id 3'),
+        ('annotations', [dict(id=1)], 'unknown image_id None'),
+        ('annotations', [dict()], 'no COCO annotations'),
+        ('images', None, 'no COCO annotations'),
+    ):
+        path.write_text(json.dumps({**good, key: value}))
+        assert reason in look_at_coco(str(path))[0]
+
+
+def test_flat_but_whole(tmp_path) -> None:
+    """An image of one colour is no half image."""
+    Image.new('RGB', (64, 64), 'white').save(tmp_path / 'a.png')
+    assert look_at_image(str(tmp_path / 'a.png'))[1] == []

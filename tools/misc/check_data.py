@@ -1,0 +1,148 @@
+"""Look at all data of a config: files, masks, boxes, shares of classes."""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from mmrfa.datasets.data_root import LOADERS, check_data_roots, leaves
+from mmrfa.datasets.inspection import (
+    look_at_boxes,
+    look_at_coco,
+    look_at_image,
+    look_at_mask,
+)
+from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
+from mmrfa.engine.config import import_scope, load_config
+from mmrfa.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the tool.
+
+    Args:
+        argv (list[str] | None): arguments; None reads the command line.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_config_arguments(parser)
+    parser.add_argument(
+        '--show-dir',
+        metavar='FOLDER',
+        help='write the suspicious images to this folder, small',
+    )
+    args = parse_args(parser, argv)
+    config = load_config(args.config, args.cfg_options)
+    import_scope(config)
+    check_data_roots(config)
+    found, seen = 0, set()
+    for loader in LOADERS:
+        for settings in leaves((config.get(loader) or {}).get('dataset')):
+            key = repr(
+                [settings.get(k) for k in ('data_root', 'ann_file', 'indices')]
+            )
+            if key not in seen:
+                seen.add(key)
+                found += check(loader, settings, args.show_dir)
+    if found:
+        raise InputError(f'{found} files are suspicious, see above')
+
+
+def check(loader: str, settings: dict, show_dir: str | None) -> int:
+    """Look at one data set and print what it is like.
+
+    Args:
+        loader (str): its name, for the output.
+        settings (dict): of the data set.
+        show_dir (str | None): folder for pictures.
+
+    Returns:
+        int: how many files are suspicious.
+    """
+    from mmengine.registry import DATASETS
+    from mmengine.utils import ProgressBar
+
+    suspicious: dict[str, list[str]] = {}
+    listed = Path(
+        settings.get('data_root') or '', settings.get('ann_file') or ''
+    )
+    if listed.suffix == '.json' and (wrong := look_at_coco(str(listed))):
+        suspicious[str(listed)] = wrong
+    try:
+        dataset = DATASETS.build(dict(settings, pipeline=[], lazy_init=False))
+    except Exception as error:  # it can raise anything
+        lines = [str(error), *suspicious.get(str(listed), [])]
+        raise InputError(
+            f'{loader}: cannot be read: {"; ".join(lines)}'
+        ) from (error)
+    classes = dataset.metainfo.get('classes') or ()
+    shares, sizes, names = Counter(), Counter(), Counter()
+    bar = ProgressBar(len(dataset), file=sys.stderr)
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        path = info['img_path']
+        names[path] += 1
+        pixels, wrong = look_at_image(path)
+        shape = None if pixels is None else pixels.shape[:2]
+        sizes[shape] += 1
+        counts = Counter()
+        if 'seg_map_path' in info:
+            counts, more = look_at_mask(
+                info['seg_map_path'], shape, len(classes)
+            )
+            wrong += more
+        elif 'instances' in info:
+            counts, more = look_at_boxes(info['instances'], shape)
+            wrong += more
+        elif 'gt_label' in info:
+            counts = Counter([int(info['gt_label'])])
+        shares += counts
+        if names[path] == 2:
+            wrong.append('is listed twice')
+        if wrong:
+            suspicious.setdefault(path, []).extend(wrong)
+            if show_dir and pixels is not None:
+                save_small(pixels, Path(show_dir) / f'{Path(path).stem}.jpg')
+        bar.update()
+    print(file=sys.stderr)
+    report(loader, len(dataset), classes, shares, sizes, suspicious)
+    return len(suspicious)
+
+
+def save_small(pixels, target: Path) -> None:
+    """Write an image with sides of 256 pixels at most."""
+    from PIL import Image
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    image.thumbnail((256, 256))
+    image.save(target)
+
+
+def report(
+    loader: str,
+    count: int,
+    classes: list[str],
+    shares: Counter,
+    sizes: Counter,
+    suspicious: dict[str, list[str]],
+) -> None:
+    """Print the summary of one data set."""
+    print(f'{loader}: {count} images')
+    print('  sizes, the most frequent:')
+    for size, number in sizes.most_common(5):
+        text = 'unreadable' if size is None else f'{size[0]}x{size[1]}'
+        print(f'    {text}: {number}')
+    total = sum(shares.values()) or 1
+    print('  classes:')
+    for label in sorted({*shares, *range(len(classes))}):
+        known = 0 <= label < len(classes)
+        name = classes[label] if known else 'no class'
+        number = shares[label]
+        print(f'    {label} {name}: {number} ({number / total:.2%})')
+    print(f'  suspicious: {len(suspicious)}')
+    for path, problems in suspicious.items():
+        print(f'    {path}: {"; ".join(problems)}')
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
