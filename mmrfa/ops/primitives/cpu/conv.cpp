@@ -29,7 +29,7 @@ namespace {
 struct Size {
   int64_t bytes, most;
 };
-constexpr Size kOwn = {2 << 20, 288};
+constexpr Size kEach = {2 << 20, 288};
 constexpr Size kShared = {4 << 20, 896};
 constexpr int64_t kFewestPixels = 112;
 
@@ -235,7 +235,7 @@ Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
       {x.size(0), weight.size(0), g.out_height, g.out_width},
       p.x.options());
   const int64_t threads = at::get_num_threads();
-  std::vector<Group> work = groups_of(x, g, kOwn, threads);
+  std::vector<Group> work = groups_of(x, g, kEach, threads);
   const bool shared =
       static_cast<int64_t>(work.size()) < threads ||
       work.front().images * work.front().rows * g.out_width < kFewestPixels;
