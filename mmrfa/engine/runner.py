@@ -14,7 +14,8 @@ from mmrfa.engine.finite_hook import FiniteHook
 from mmrfa.engine.parts import given
 from mmrfa.engine.resuming import changes
 from mmrfa.engine.seeding import StepSeedHook, seed_samples
-from mmrfa.engine.stopping import StopHook, StopSignals
+from mmrfa.engine.size_hook import BatchSizeHook
+from mmrfa.engine.stopping import StopHook, StopSignals, spare_workers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,6 +99,7 @@ def checked_runner(kind: type, checked: object | None, train: bool) -> type:
             if not any(isinstance(hook, FiniteHook) for hook in self.hooks):
                 self.register_hook(FiniteHook())
             self.register_hook(StepSeedHook())
+            self.register_hook(BatchSizeHook())
             self._signals = StopSignals()
             self.register_hook(StopHook(self._signals))
 
@@ -106,6 +108,8 @@ def checked_runner(kind: type, checked: object | None, train: bool) -> type:
             if checked is not None:
                 dataloader = _with_dataset(dataloader, checked.datasets)
             loader = kind.build_dataloader(dataloader, seed, **options)
+            if train:
+                spare_workers(loader)
             return loader if seed is None else seed_samples(loader, seed)
 
         def build_train_loop(self, loop):

@@ -1,15 +1,18 @@
 """SIGTERM and Ctrl-C: finish the step, save, say how to go on."""
 
+import functools
 import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
 
@@ -57,8 +60,41 @@ class StopSignals:
                 )
 
 
+def spare_workers(loader: DataLoader) -> DataLoader:
+    """Let the workers of a loader outlive the first signal to stop.
+
+    Launchers send it to all processes; the step that is to be finished needs
+    the workers.
+
+    Args:
+        loader (DataLoader): nothing was drawn from it yet.
+
+    Returns:
+        DataLoader: the same.
+    """
+    if loader.num_workers > 0:
+        loader.worker_init_fn = functools.partial(
+            _spare, loader.worker_init_fn
+        )
+    return loader
+
+
+def _spare(start: Callable[[int], None] | None, worker: int) -> None:
+    if start is not None:
+        start(worker)
+    for number in SIGNALS:
+        signal.signal(number, _once)
+
+
+def _once(*_: object) -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 class StopHook(Hook):
     """Saves and leaves once a signal came, all processes at the same step.
+
+    After the last step of an epoch, the epoch is finished first.
 
     Args:
         signals (StopSignals): what came.
@@ -73,20 +109,37 @@ class StopHook(Hook):
         self.signals = signals
 
     def after_train_iter(self, runner: Runner, *_, **__) -> None:
+        done = runner.iter + 1
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if by_epoch and done % len(runner.train_dataloader) == 0:
+            return
+        self._leave_if_any(runner, runner.epoch, done)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._leave_if_any(runner, runner.epoch + 1, runner.iter)
+
+    def after_val_iter(self, runner: Runner, *_, **__) -> None:
+        # Several processes may have numbers of batches that differ.
+        number = self.signals.number
+        if not number or get_world_size() > 1:
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):  # gives the weights back
+                hook.after_val_epoch(runner)
+        self._leave(runner, number, runner.epoch, runner.iter)
+
+    def _leave_if_any(self, runner: Runner, epoch: int, done: int) -> None:
         number = self.signals.number
         if get_world_size() > 1:
             any_of_them = torch.tensor(number)
             all_reduce(any_of_them, 'max')
             number = int(any_of_them)
         if number:
-            self._leave(runner, number, runner.iter + 1)
+            self._leave(runner, number, epoch, done)
 
-    def after_val_iter(self, runner: Runner, *_, **__) -> None:
-        # Several processes may have numbers of batches that differ.
-        if self.signals.number and get_world_size() == 1:
-            self._leave(runner, self.signals.number, runner.iter)
-
-    def _leave(self, runner: Runner, number: int, iteration: int) -> None:
+    def _leave(
+        self, runner: Runner, number: int, epoch: int, iteration: int
+    ) -> None:
         name = signal.Signals(number).name
         text = f'stopped by {name} after iteration {iteration}'
         savers = [
@@ -95,7 +148,7 @@ class StopHook(Hook):
             if isinstance(hook, KeepingCheckpointHook)
         ]
         if savers:
-            path = savers[0].save_now(runner, runner.epoch, iteration)
+            path = savers[0].save_now(runner, epoch, iteration)
             text += f'; saved {path}; to go on: {resume_command(sys.argv)}'
         else:
             text += '; nothing saved, the run has no checkpoint hook'
@@ -111,16 +164,23 @@ def resume_command(argv: list[str]) -> str:
         argv (list[str]): the command line of the run.
 
     Returns:
-        str: for a shell; a launcher in front of it is not known here.
+        str: for a shell. Of launchers it knows torchrun on one machine.
     """
+    tool, *rest = argv
     words = []
     skip = False
-    for word in argv:
+    for word in rest:
         if skip and not word.startswith('-'):
             skip = False
             continue
         skip = word == '--resume'
         if not skip and not word.startswith('--resume='):
             words.append(word)
+    start = ['python', tool]
+    count = os.environ.get('LOCAL_WORLD_SIZE')
+    if tool.startswith('mmrfa '):  # the command of that name
+        start = tool.split()
+    elif count is not None:
+        start = ['torchrun', f'--nproc_per_node={count}', tool]
     # In front: options such as --cfg-options take all words behind them.
-    return shlex.join(['python', words[0], '--resume=auto', *words[1:]])
+    return shlex.join([*start, '--resume=auto', *words])

@@ -1,6 +1,7 @@
 """Killed at any moment, a run goes on to the very same weights."""
 
 import functools
+import os
 import signal
 
 import pytest
@@ -12,6 +13,7 @@ from .tiny_runs import (
     assert_same,
     detection,
     in_child,
+    kill_group,
     killing,
     segmentation,
     train,
@@ -56,16 +58,21 @@ def test_same_weights(uninterrupted, sample_root, tmp_path, task):
     [('segmentation', signal.SIGINT), ('detection', signal.SIGTERM)],
 )
 def test_stopped(uninterrupted, sample_root, tmp_path, task, number, capfd):
-    """The step is finished and saved, the command to go on is printed."""
+    """The step is finished and saved, the command to go on is printed.
+
+    Data workers get the signals of their group as well.
+    """
     make, last = RUNS[task]
     calls = []
 
     def run() -> None:
+        os.setpgrp()
         killing(
             TinyBackbone, 'forward',
             lambda *_: calls.append(0) or len(calls) == 3, number,
+            kill_group,
         )  # fmt: skip
-        train(make(sample_root, tmp_path))
+        train(make(sample_root, tmp_path, workers=1))
 
     assert in_child(run) == 128 + number
     saved = dict(segmentation='iter_3.pth', detection='epoch_0_iter_3.pth')
@@ -76,6 +83,26 @@ def test_stopped(uninterrupted, sample_root, tmp_path, task, number, capfd):
     assert '--resume=auto' in err
     assert in_child(lambda: train(make(sample_root, tmp_path), True)) == 0
     assert_same(uninterrupted / task / last, tmp_path / last)
+
+
+def test_stopped_while_validating(
+    uninterrupted, sample_root, tmp_path
+) -> None:
+    """Where the averaged weights stand in the place of those of training."""
+    last = RUNS['segmentation'][1]
+
+    def run() -> None:
+        killing(
+            TinyBackbone, 'forward',
+            lambda model, _: not model.training, signal.SIGTERM,
+        )  # fmt: skip
+        train(segmentation(sample_root, tmp_path))
+
+    assert in_child(run) == 128 + signal.SIGTERM
+    assert [p.name for p in tmp_path.glob('*.pth')] == ['iter_3.pth']
+    resume = functools.partial(train, segmentation(sample_root, tmp_path))
+    assert in_child(lambda: resume(True)) == 0
+    assert_same(uninterrupted / 'segmentation' / last, tmp_path / last)
 
 
 def test_second_signal_stops_at_once(sample_root, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ def _run(work_dir: Path, hooks: dict, **parts) -> Config:
             work_dir=str(work_dir),
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2)),
             default_hooks=dict(checkpoint=saving),
+            custom_hooks=[dict(type='EMAHook', momentum=0.1)],
             visualizer=dict(type='Visualizer', vis_backends=[]),
             log_level='ERROR',
             randomness=dict(seed=3),
@@ -136,7 +138,16 @@ def detection(
     model = dict(
         type='FCOS',
         data_preprocessor=dict(
-            type='DetDataPreprocessor', pad_size_divisor=32, **IMAGE
+            type='DetDataPreprocessor',
+            pad_size_divisor=32,
+            batch_augments=[
+                dict(
+                    type='BatchSyncRandomResize',
+                    random_size_range=(32, 96),
+                    interval=2,
+                )
+            ],
+            **IMAGE,
         ),
         backbone=dict(type='TinyBackbone'),
         neck=dict(type='FPN', in_channels=[8, 8], out_channels=8, num_outs=2),
@@ -194,8 +205,13 @@ def train(config: Config, resume: bool = False) -> None:
         build_runner(config, 'none', train=True).train()
 
 
-def in_child(function: Callable[[], object]) -> int:
-    """Run a function in a fork of this process; its exit status."""
+def in_child(
+    function: Callable[[], object], kill_after: float | None = None
+) -> int:
+    """Run a function in a fork of this process; its exit status.
+
+    It is killed after so many seconds, if it is still there.
+    """
     child = os.fork()
     if child == 0:
         status = 1
@@ -210,29 +226,55 @@ def in_child(function: Callable[[], object]) -> int:
             traceback.print_exc()
         finally:
             os._exit(status)
+    if kill_after is not None:
+        end = time.monotonic() + kill_after
+        while time.monotonic() < end:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.002)
+        os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killing(owner: object, name: str, when: Callable[..., bool], number=9):
-    """Send this process a signal in the place of a call."""
+def killing(
+    owner: object,
+    name: str,
+    when: Callable[..., bool],
+    number: int = signal.SIGKILL,
+    kill: Callable[[int, int], None] = os.kill,
+) -> None:
+    """Send this process, or its group, a signal in the place of a call."""
     call = getattr(owner, name)
 
     def killed(*args, **kwargs):
         if when(*args, **kwargs):
-            os.kill(os.getpid(), number)
+            kill(os.getpid(), number)
             if number == signal.SIGKILL:
                 signal.pause()
+            time.sleep(0.2)  # until it came to all of them
         return call(*args, **kwargs)
 
     setattr(owner, name, killed)
 
 
+def kill_group(group: int, number: int) -> None:
+    """As launchers do: all of a group, from outside of it."""
+    child = os.fork()
+    if child == 0:
+        os.setpgrp()
+        os.killpg(group, number)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
 def assert_same(one: Path, other: Path) -> None:
     """Two checkpoints hold the same weights and states, to the last bit."""
     a, b = load_checkpoint_file(one), load_checkpoint_file(other)
-    assert a['state_dict'].keys() == b['state_dict'].keys()
-    for key, value in a['state_dict'].items():
-        assert torch.equal(value, b['state_dict'][key]), key
+    for part in 'state_dict', 'ema_state_dict':
+        assert a[part].keys() == b[part].keys()
+        for key, value in a[part].items():
+            assert torch.equal(value, b[part][key]), key
     for key, state in a['optimizer']['state'].items():
         for name, value in state.items():
             assert torch.equal(value, b['optimizer']['state'][key][name])

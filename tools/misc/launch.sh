@@ -25,7 +25,16 @@ with socket.socket() as s:
     fi
 fi
 
-exec "$python" -m torch.distributed.run \
+# torch.distributed.run, which a signal ends without a traceback and with the
+# exit status of the signal.
+run='import sys
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.run import main
+try:
+    main()
+except SignalException as error:
+    sys.exit(128 + error.sigval)'
+exec "$python" -c "$run" \
     --nnodes="$nnodes" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
