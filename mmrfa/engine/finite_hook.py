@@ -3,7 +3,7 @@
 import math
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -57,6 +57,7 @@ class FiniteHook(Hook):
         )
 
     def before_train_iter(self, runner: Runner, *_, **__) -> None:
+        self.looked = False
         if self.skip:
             self.buffers = [b.clone() for b in _model(runner).buffers()]
 
@@ -67,26 +68,37 @@ class FiniteHook(Hook):
             for p in group['params']
             if p.grad is not None
         ]
-        if not gradients:
+        # Set by scalers whose optimizer leaves steps out by itself.
+        if not gradients or getattr(optimizer, 'found_inf', None) is not None:
             return
+        self.looked = True
         norm = torch.stack([g.float().norm() for g in gradients]).norm()
         loss = self.loss.sum().to(norm)
         norm, loss = torch.stack([norm, loss]).tolist()
-        if math.isfinite(norm) and math.isfinite(loss):
+        bad = not (math.isfinite(norm) and math.isfinite(loss))
+        if self.skip and get_world_size() > 1:
+            # All or none, or their weights part.
+            of_any = torch.tensor(float(bad))
+            all_reduce(of_any, 'max')
+            bad = bool(of_any)
+        if not bad:
             self.in_a_row = 0
             return
-        self._stop_or_count(runner, f'the loss {loss} with the norm {norm}')
+        self._stop_or_count(
+            runner, f'the loss {loss} with the norm {norm} of the gradient'
+        )
         optimizer.zero_grad(set_to_none=True)  # there is nothing to step by
-        for buffer, before in zip(_model(runner).buffers(), self.buffers):
-            buffer.copy_(before)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        # Where the optimizer was not called.
+        if self.looked:
+            return
+        # The optimizer was not called: gradients are accumulated, or a scaler
+        # left the step out.
         loss = (outputs or {}).get('loss', 0.0)
         loss = loss.item() if isinstance(loss, Tensor) else loss
-        if not math.isfinite(loss) and not self.skip:
+        if not math.isfinite(loss):
             self._stop_or_count(runner, f'the loss {loss}')
 
     def _stop_or_count(self, runner: Runner, seen: str) -> None:
@@ -98,12 +110,13 @@ class FiniteHook(Hook):
                 'clip_grad, look at the data, or leave such steps out with '
                 'custom_hooks=[dict(type="FiniteHook", skip=True)]'
             )
+        for buffer, before in zip(_model(runner).buffers(), self.buffers):
+            buffer.copy_(before)
         self.total += 1
         self.in_a_row += 1
         if is_main_process():
             runner.logger.warning(
-                f'{place} left out: {seen} of the gradient; {self.total} so '
-                'far'
+                f'{place} left out: {seen}; {self.total} so far'
             )
         if self.in_a_row >= self.max_skipped:
             raise InputError(

@@ -1,10 +1,14 @@
 """Numbers that are none stop a run, or are left out."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 
 from mmrfa.checkpoints.fit import check_fits
 from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
+from mmrfa.engine.finite_hook import FiniteHook
 from mmrfa.errors import InputError
 
 from .tiny_runs import TinyBackbone, segmentation, train
@@ -55,6 +59,60 @@ def test_left_out_too_often(sample_root, tmp_path, bad_steps) -> None:
     config.custom_hooks = [dict(type='FiniteHook', skip=True, max_skipped=3)]
     with pytest.raises(InputError, match='iteration 4: .*none in 3 steps'):
         train(config)
+
+
+class Scaled(OptimWrapper):
+    """As AmpOptimWrapper, which wants a GPU."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.scaler = torch.amp.GradScaler('cpu', init_scale=1e38)
+
+    def backward(self, loss, **_) -> None:
+        self.scaler.scale(loss).backward()
+        self._inner_count += 1
+
+    def step(self, **_) -> None:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_scaler_finds_its_scale(fused) -> None:
+    """Gradients that it leaves out are no mistake; a loss is."""
+    model = torch.nn.Linear(2, 1)
+    wrapper = Scaled(torch.optim.AdamW(model.parameters(), fused=fused))
+    runner = SimpleNamespace(model=model, optim_wrapper=wrapper, iter=0)
+    hook = FiniteHook()
+    hook.before_train(runner)
+    before = model.weight.clone()
+
+    def step(factor: float) -> bool:
+        hook.before_train_iter(runner)
+        loss = (model(torch.ones(1, 2)) * 1e3 * factor).sum()
+        wrapper.update_params(loss)
+        hook.after_train_iter(runner, 0, outputs=dict(loss=loss.detach()))
+        return torch.equal(model.weight, before)
+
+    assert [step(1.0) for _ in range(20)] == [True] * 9 + [False] * 11
+    with pytest.raises(InputError, match='iteration 1: .*the loss nan'):
+        step(float('nan'))
+
+
+def test_accumulated_steps_are_left_out(
+    sample_root, tmp_path, bad_steps
+) -> None:
+    """Where the optimizer is not asked, the statistics are put back, too."""
+    bad_steps(1, 2)
+    config = segmentation(sample_root, tmp_path, end=2)
+    config.optim_wrapper.accumulative_counts = 9
+    config.custom_hooks = [
+        dict(type='FiniteHook', skip=True, max_skipped=3)
+    ]
+    train(config)
+    state = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    norm = state['state_dict']['backbone.norm.running_mean']
+    assert norm.tolist() == [0.0] * 8
 
 
 def test_bad_weights_replace_nothing(
