@@ -96,11 +96,14 @@ def _naming(config: 'Config', key: str) -> Iterator[None]:
         ) from error
 
 
-def _registered(registry: 'Registry', name: object) -> type:
-    kind = name
+def _registered(registry: 'Registry', settings: dict) -> type:
+    """Take type and scope out of settings; what they stand for."""
+    kind = name = settings.pop('type')
+    # Entries that come from a config of another package have one.
+    scope = settings.pop('_scope_', None)
     if isinstance(name, str):
         # the scope of the config first, as in building
-        with registry.switch_scope_and_registry(None) as scoped:
+        with registry.switch_scope_and_registry(scope) as scoped:
             kind = scoped.get(name)
     if not callable(kind):
         raise KeyError(f'{name!r} is not registered as {registry.name}')
@@ -151,7 +154,7 @@ def _check_hooks(config: 'Config') -> None:
         with _naming(config, key):
             settings = dict(value)
             settings.pop('priority', None)
-            kind = _registered(HOOKS, settings.pop('type'))
+            kind = _registered(HOOKS, settings)
             inspect.signature(kind).bind(**settings)
             if issubclass(kind, CheckpointHook):
                 kind = KeepingCheckpointHook
@@ -166,7 +169,7 @@ def _check_hooks(config: 'Config') -> None:
     with _naming(config, 'visualizer'):
         # Building it would make it the one of the run.
         if visualizer:
-            _registered(VISUALIZERS, visualizer['type'])
+            _registered(VISUALIZERS, dict(visualizer))
 
 
 def _check_loop(config: 'Config', key: str, stage: str) -> None:
@@ -175,7 +178,7 @@ def _check_loop(config: 'Config', key: str, stage: str) -> None:
     settings = config[key]
     with _naming(config, key):
         if 'type' in settings:
-            _registered(LOOPS, settings['type'])
+            _registered(LOOPS, dict(settings))
         if stage == 'train' and not {'type', 'by_epoch'} & set(settings):
             raise KeyError('expected type or by_epoch')
     for name in _COUNTS:
@@ -322,7 +325,7 @@ def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
         with _naming(config, f'param_scheduler[{number}]'):
             settings = dict(settings)
             if settings.pop('convert_to_iter_based', False):
-                part = _registered(PARAM_SCHEDULERS, settings.pop('type'))
+                part = _registered(PARAM_SCHEDULERS, settings)
                 part.build_iter_from_epoch(
                     optimizer=wrapper, epoch_length=9, **settings
                 )

@@ -87,7 +87,9 @@ def checked_runner(kind: type, checked: object | None, train: bool) -> type:
 
         def register_hook(self, hook: Hook | dict, priority=None) -> None:
             if isinstance(hook, dict) and hook.get('type') in _STOCK:
-                options = {k: v for k, v in hook.items() if k != 'type'}
+                options = dict(hook)
+                for key in 'type', '_scope_':
+                    options.pop(key, None)
                 priority = options.pop('priority', priority)
                 hook = KeepingCheckpointHook(**options)
             super().register_hook(hook, priority)

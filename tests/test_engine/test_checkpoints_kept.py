@@ -181,6 +181,17 @@ def test_one_writer(tmp_path) -> None:
     assert f'another one (process {os.getpid()})' in caught.read_text()
 
 
+def test_a_killed_run_has_no_lock(tmp_path) -> None:
+    def other() -> None:
+        lock_work_dir(str(tmp_path))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(other) == -signal.SIGKILL
+    assert (tmp_path / '.lock').read_text() not in ('', str(os.getpid()))
+    lock_work_dir(str(tmp_path))
+    assert (tmp_path / '.lock').read_text() == str(os.getpid())
+
+
 def test_changed_settings() -> None:
     before = """
 a = dict(type='A', lr=0.1, sub=[dict(x=1), dict(x=2)])

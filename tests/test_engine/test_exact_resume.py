@@ -2,11 +2,16 @@
 
 import functools
 import os
+import pickle
+import random
 import signal
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from mmrfa.checkpoints import writing
+from mmrfa.engine.seeding import _placed, _seeded, seed_samples
 
 from .tiny_runs import (
     TinyBackbone,
@@ -119,3 +124,25 @@ def test_second_signal_stops_at_once(sample_root, tmp_path) -> None:
         expected = 130 if number == signal.SIGINT else -signal.SIGTERM
         assert in_child(run) == expected
         assert not list(tmp_path.glob('*.pth'))
+
+
+def test_spawned_workers_draw_the_same() -> None:
+    """They get sampler and data set as bytes, and make the classes anew."""
+    loader = DataLoader(Noise(), sampler=RandomSampler(range(4)))
+    loader = seed_samples(loader, 5)
+    draws = list(loader.sampler)
+    here = [loader.dataset[draw] for draw in draws]
+    data = pickle.dumps((draws, loader.dataset, loader.sampler))
+    _seeded.cache_clear()
+    _placed.cache_clear()
+    draws, there, _ = pickle.loads(data)
+    assert type(there) is not type(loader.dataset)
+    assert [there[draw] for draw in draws] == here
+    assert len(set(here)) == 4
+
+
+class Noise(Dataset):
+    """Samples that are drawn."""
+
+    def __getitem__(self, index: int) -> float:
+        return index + random.random() + torch.rand(()).item()

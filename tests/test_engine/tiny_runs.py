@@ -39,13 +39,14 @@ IMAGE = dict(mean=[127.0] * 3, std=[60.0] * 3, bgr_to_rgb=True)
 
 
 def _run(work_dir: Path, hooks: dict, **parts) -> Config:
-    saving = dict(type='CheckpointHook', **hooks)
+    # Entries that come from a config of another package have a scope.
+    saving = dict(type='CheckpointHook', _scope_='mmengine', **hooks)
     return Config(
         dict(
             work_dir=str(work_dir),
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2)),
             default_hooks=dict(checkpoint=saving),
-            custom_hooks=[dict(type='EMAHook', momentum=0.1)],
+            custom_hooks=[dict(type='EMAHook', momentum=0.1, _scope_='mmdet')],
             visualizer=dict(type='Visualizer', vis_backends=[]),
             log_level='ERROR',
             randomness=dict(seed=3),

@@ -6,8 +6,10 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import torch
 
 from mmrfa.checkpoints.reading import load_checkpoint_file
 
-from .tool_calls import TINY_SEG, TOOLS, run_script
+from .tool_calls import TINY_SEG, TOOLS, environment, run_script
 
 
 def losses(work_dir: Path) -> dict[int, float]:
@@ -156,6 +158,34 @@ def test_two_processes_on_cpu(tmp_path, sample_root) -> None:
     names = [Path(result['img_path']).name for result in results]
     assert len(names) == 4
     assert names == sorted(set(names))
+
+
+def test_two_processes_are_stopped(tmp_path, sample_root) -> None:
+    """By torchrun, which signals the workers of both as well."""
+    log, work = tmp_path / 'log.txt', tmp_path / 'run'
+    with log.open('w') as out:
+        run = subprocess.Popen(
+            ['bash', TOOLS / 'dist_train.sh', TINY_SEG.with_name(
+                'tinier_seg.py'), '2', '--work-dir', work, '--cfg-options',
+             'train_cfg.max_iters=100000', 'train_cfg.val_interval=100000',
+             'train_dataloader.num_workers=1',
+             'default_hooks.checkpoint.interval=100000'],
+            stdout=out, stderr=out,
+            env=environment(MMRFA_DATA_ROOT=sample_root),
+        )  # fmt: skip
+    try:
+        while 'Iter(train)' not in log.read_text():
+            assert run.poll() is None, log.read_text()
+            time.sleep(0.1)
+        run.terminate()
+        assert run.wait(60) == 128 + signal.SIGTERM, log.read_text()
+    finally:
+        run.kill()
+    (saved,) = work.glob('*.pth')
+    text = log.read_text()
+    assert text.count('stopped by SIGTERM after iteration') == 1
+    assert f'saved {saved}; to go on: torchrun --nproc_per_node=2' in text
+    assert 'Traceback' not in text
 
 
 @pytest.mark.parametrize(
