@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +25,9 @@ def written_aside(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f'.{os.getpid()}.part.{target.name}')
     try:
-        yield part
-        part.replace(target)
+        with _named(target):
+            yield part
+            part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
@@ -44,9 +46,21 @@ def folder_aside(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix='.part.', dir=target.parent) as name:
         folder = Path(name)
-        yield folder
-        for file in folder.iterdir():
-            file.replace(target.parent / file.name)
+        with _named(target):
+            yield folder
+            for file in folder.iterdir():
+                file.replace(target.parent / file.name)
+
+
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """Name the file that a full disk, or a limit, has no room for."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = error.filename or str(target)
+        raise
 
 
 def check_folder(folder: Path) -> None:

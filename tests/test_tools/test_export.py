@@ -167,9 +167,9 @@ def fails(call, capsys, seg_checkpoint, tmp_path):
     target = tmp_path / 'net.pt2'
     target.write_text('of an earlier export')
 
-    def run(*options) -> str:
+    def run(*options, checkpoint=seg_checkpoint) -> str:
         status = call(
-            'export.py', SEG, seg_checkpoint, '--to', 'torch_export', *SIZE,
+            'export.py', SEG, checkpoint, '--to', 'torch_export', *SIZE,
             '--out', target, *options,
         )  # fmt: skip
         line = error_of(status, capsys.readouterr().err)
@@ -203,11 +203,21 @@ def test_a_file_that_differs_is_not_kept(fails, monkeypatch):
 def test_no_space_is_one_line(fails, monkeypatch):
     def full(part, images, file, text):
         file.write_text('half of')
-        raise OSError(errno.ENOSPC, 'No space left on device', str(file))
+        raise OSError(errno.ENOSPC, 'No space left on device')
 
     kind = exporting.FORMATS['torch_export']._replace(write=full)
     monkeypatch.setitem(exporting.FORMATS, 'torch_export', kind)
-    assert 'No space left on device' in fails()
+    line = fails()
+    assert 'No space left on device: ' in line and line.endswith('/net.pt2')
+
+
+def test_weights_that_are_no_numbers(fails, seg_checkpoint, tmp_path):
+    content = torch.load(seg_checkpoint, weights_only=False)
+    key = list(content['state_dict'])[0]
+    content['state_dict'][key].view(-1)[0] = float('nan')
+    torch.save(content, tmp_path / 'nan.pth')
+    line = fails(checkpoint=tmp_path / 'nan.pth')
+    assert 'nan.pth: expected finite weights' in line and key in line
 
 
 def test_options_that_do_not_fit(fails, tmp_path):
