@@ -5,10 +5,7 @@ import json
 from typing import TYPE_CHECKING
 
 from mmrfa.checkpoints.fit import check_fits
-from mmrfa.checkpoints.reading import (
-    load_checkpoint_file,
-    load_safely_everywhere,
-)
+from mmrfa.checkpoints.reading import load_checkpoint_file
 from mmrfa.engine.config import import_scope
 from mmrfa.engine.run import build_model
 from mmrfa.errors import InputError
@@ -56,7 +53,6 @@ def build_network(config: 'Config') -> 'nn.Module':
     Raises:
         InputError: something in the config.
     """
-    load_safely_everywhere()
     import_scope(config)
     before = fingerprint(config)  # building adds to the config
     model = build_model(config).eval()

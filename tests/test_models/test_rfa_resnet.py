@@ -329,8 +329,8 @@ def test_bad_checkpoints(tmp_path):
     (tmp_path / 'text.pth').write_text('hello')
     for name, message in {
         'missing.pth': 'expected a file, found none',
-        'cut.pth': 'truncated or of another kind',
-        'text.pth': 'truncated or of another kind',
+        'cut.pth': 'truncated, damaged or of another kind',
+        'text.pth': 'truncated, damaged or of another kind',
         'other.pth': "no name and shape fits .*'a.weight'",
         'open-mmlab://no_such_net': 'cannot be fetched',
         'http://127.0.0.1:9/r.pth': 'init_cfg.checkpoint=FILE.*init_cfg=None',
@@ -378,7 +378,7 @@ def test_downloads_are_cached_and_no_code_in_them_is_run(
         address = f'http://127.0.0.1:{server.server_port}'
         net = pretrained(f'{address}/good.pth')
         net.init_weights()
-        with pytest.raises(InputError, match='refused to run code'):
+        with pytest.raises(InputError, match='refused to run io.open'):
             pretrained(f'{address}/x.pth').init_weights()
         server.shutdown()
     assert torch.equal(

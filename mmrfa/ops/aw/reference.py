@@ -55,7 +55,20 @@ def weight_attention(
         Tensor: (N, O, I, kh, kw), values in (0, 1).
     """
     maps = attention_maps(x, layers, weight_shape)
-    return maps.index_select(2, map_of_input(maps, weight_shape))
+    inputs, count = weight_shape[1], maps.size(2)
+    if inputs % count == 0:
+        each = maps.unsqueeze(3)
+        each = each.expand(-1, -1, -1, inputs // count, -1, -1)
+        return each.flatten(2, 3)
+    # No index_select: of that torch.compile makes wrong gradients (2.13).
+    served = [-(-m * inputs // count) for m in range(count + 1)]
+    return torch.cat(
+        [
+            maps[:, :, m : m + 1].expand(-1, -1, end - start, -1, -1)
+            for m, (start, end) in enumerate(zip(served, served[1:]))
+        ],
+        2,
+    )
 
 
 def attention_maps(

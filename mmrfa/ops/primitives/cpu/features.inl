@@ -31,112 +31,163 @@ struct Totals {
   }
 };
 
-// One vector of pixels, n of them wanted. `slopes` receives the gradient of
-// f, `grad_taps` that of the taps.
-template <int64_t TAPS, bool ATTENDS, bool BACKWARD, typename T>
+// Vectors of pixels that share a load of every weight, and taps at a time that
+// share one of every input: as many sums as there are registers for.
+constexpr int64_t kVectors = 3;
+template <int64_t TAPS>
+constexpr int64_t together() { return TAPS % 3 == 0 && TAPS ? 3 : 1; }
+
+// total[r][v] += the sum over j of in[j][v] * weight[r * down + j * along].
+template <int64_t ROWS, int64_t V>
+INLINE void add_weighted(const float* weight, int64_t down, int64_t along,
+                         int64_t k, const float* in, Vec (*total)[V]) {
+  UNROLL for (int64_t j = 0; j < k; ++j) {
+    Vec u[V];
+    UNROLL for (int64_t v = 0; v < V; ++v) u[v] = load(in + j * kRow + v * kLanes);
+    UNROLL for (int64_t r = 0; r < ROWS; ++r) {
+      const float w = weight[r * down + j * along];
+      UNROLL for (int64_t v = 0; v < V; ++v) total[r][v] += u[v] * w;
+    }
+  }
+}
+
+// The features of some taps, before the ReLU or the softmax.
+template <int64_t ROWS, int64_t V>
+INLINE void scores(const Constants& c, int64_t k, int64_t first,
+                   const float* taps, Vec (*f)[V]) {
+  UNROLL for (int64_t r = 0; r < ROWS; ++r)
+    UNROLL for (int64_t v = 0; v < V; ++v) f[r][v] = splat(c.shift[first + r]);
+  add_weighted<ROWS, V>(c.weight + first * k, k, 1, k, taps, f);
+}
+
+// V vectors of pixels; of a single one n pixels are wanted. `slopes` receives
+// the gradient of f, `grad_taps` that of the taps.
+template <int64_t TAPS, bool ATTENDS, bool BACKWARD, int64_t V, typename T>
 INLINE void block(const Constants& c, int64_t k, const float* taps, int64_t n,
                   T* y, const T* grad_y, int64_t pitch, float* slopes,
                   float* grad_taps, Totals<TAPS>& total) {
-  constexpr int64_t kMost = most<TAPS>();
-  Vec u[kMost], alpha[kMost], slope[kMost], product[kMost];
-  Vec pooled = {};
-  UNROLL for (int64_t t = 0; t < k; ++t) {
-    u[t] = load(taps + t * kRow);
-    pooled += u[t];
-  }
-  if (ATTENDS) {
+  constexpr int64_t kMost = most<TAPS>(), kRows = together<TAPS>();
+  Vec alpha[kMost][V], product[kMost][V], pooled[V], inner[V], base[V];
+  UNROLL for (int64_t v = 0; v < V; ++v) {
+    pooled[v] = inner[v] = base[v] = Vec{};
+    if (!ATTENDS) continue;
+    UNROLL for (int64_t t = 0; t < k; ++t)
+      pooled[v] += load(taps + t * kRow + v * kLanes);
     // The largest score is known before any exponential.
-    const Vec top = pooled * (pooled > 0.0f ? splat(c.highest)
-                                            : splat(c.lowest));
+    const Vec top = pooled[v] * (pooled[v] > 0.0f ? splat(c.highest)
+                                                  : splat(c.lowest));
     Vec sum = {};
     UNROLL for (int64_t t = 0; t < k; ++t) {
-      alpha[t] = exp2_negative(pooled * c.scaled_gain[t] - top);
-      sum += alpha[t];
+      alpha[t][v] = exp2_negative(pooled[v] * c.scaled_gain[t] - top);
+      sum += alpha[t][v];
     }
     const Vec inverse = reciprocal(sum);
-    UNROLL for (int64_t t = 0; t < k; ++t) alpha[t] *= inverse;
+    UNROLL for (int64_t t = 0; t < k; ++t) alpha[t][v] *= inverse;
   }
-  Vec inner = {};
-  UNROLL for (int64_t t = 0; t < k; ++t) {
-    Vec f = splat(c.shift[t]);
-    UNROLL for (int64_t j = 0; j < k; ++j) f += u[j] * c.weight[t * k + j];
-    const Vec active = maximum(Vec{}, f);
-    const Vec value = ATTENDS ? alpha[t] * active : active;
-    if (BACKWARD) {
-      const Vec dy = load(grad_y + t * pitch, n);
-      slope[t] = f > 0.0f ? (ATTENDS ? alpha[t] * dy : dy) : Vec{};
-      store(slopes + t * kRow, slope[t]);
-      total.shift[t] += slope[t];
-      if (ATTENDS) {
-        product[t] = value * dy;
-        inner += product[t];
+  UNROLL for (int64_t first = 0; first < k; first += kRows) {
+    Vec all[kRows][V];
+    scores<kRows, V>(c, k, first, taps, all);
+    UNROLL for (int64_t r = 0; r < kRows; ++r)
+      UNROLL for (int64_t v = 0; v < V; ++v) {
+        const int64_t t = first + r, at = t * pitch + v * kLanes;
+        const Vec f = all[r][v];
+        const Vec active = maximum(Vec{}, f);
+        const Vec value = ATTENDS ? alpha[t][v] * active : active;
+        if (BACKWARD) {
+          const Vec dy = load(grad_y + at, n);
+          const Vec slope =
+              f > 0.0f ? (ATTENDS ? alpha[t][v] * dy : dy) : Vec{};
+          store(slopes + t * kRow + v * kLanes, slope);
+          total.shift[t] += slope;
+          if (ATTENDS) {
+            product[t][v] = value * dy;
+            inner[v] += product[t][v];
+          }
+        }
+        if (!BACKWARD || y != nullptr) store(y + at, value, n);
       }
-    }
-    if (!BACKWARD || y != nullptr) store(y + t * pitch, value, n);
   }
   if (!BACKWARD) return;
-  Vec base = {};
   if (ATTENDS) {
     const float share = 1.0f / static_cast<float>(k);
-    const Vec mean = pooled * share;
-    UNROLL for (int64_t t = 0; t < k; ++t) {
-      const Vec score = product[t] - alpha[t] * inner;
-      total.gain[t] += mean * score;
-      base += score * c.gain[t];
+    UNROLL for (int64_t v = 0; v < V; ++v) {
+      const Vec mean = pooled[v] * share;
+      UNROLL for (int64_t t = 0; t < k; ++t) {
+        const Vec score = product[t][v] - alpha[t][v] * inner[v];
+        total.gain[t] += mean * score;
+        base[v] += score * c.gain[t];
+      }
+      base[v] *= share;
     }
-    base *= share;
   }
-  UNROLL for (int64_t j = 0; j < k; ++j) {
-    Vec du = base;
-    UNROLL for (int64_t t = 0; t < k; ++t)
-      du += slope[t] * c.weight[t * k + j];
-    store(grad_taps + j * kRow, du);
+  UNROLL for (int64_t first = 0; first < k; first += kRows) {
+    Vec du[kRows][V];
+    UNROLL for (int64_t r = 0; r < kRows; ++r)
+      UNROLL for (int64_t v = 0; v < V; ++v) du[r][v] = base[v];
+    add_weighted<kRows, V>(c.weight + first, 1, k, k, slopes, du);
+    UNROLL for (int64_t r = 0; r < kRows; ++r)
+      UNROLL for (int64_t v = 0; v < V; ++v)
+        store(grad_taps + (first + r) * kRow + v * kLanes, du[r][v]);
   }
 }
 
 // The same for the unfold form.
-template <int64_t TAPS, bool BACKWARD, typename T>
+template <int64_t TAPS, bool BACKWARD, int64_t V, typename T>
 INLINE void unfold_block(const Constants& c, int64_t k, const float* taps,
                          int64_t n, T* y, const T* grad_y, int64_t pitch,
                          float* slopes, float* grad_taps,
                          Totals<TAPS>& total) {
-  constexpr int64_t kMost = most<TAPS>();
-  Vec u[kMost], alpha[kMost], dy[kMost], slope[kMost];
-  UNROLL for (int64_t t = 0; t < k; ++t) u[t] = load(taps + t * kRow);
-  Vec top = splat(-__builtin_inff());
-  UNROLL for (int64_t t = 0; t < k; ++t) {
-    Vec f = splat(c.shift[t]);
-    UNROLL for (int64_t j = 0; j < k; ++j) f += u[j] * c.weight[t * k + j];
-    alpha[t] = f * 1.44269504f;
-    top = maximum(top, alpha[t]);
+  constexpr int64_t kMost = most<TAPS>(), kRows = together<TAPS>();
+  Vec alpha[kMost][V], dy[kMost][V], top[V], inner[V];
+  UNROLL for (int64_t v = 0; v < V; ++v) {
+    top[v] = splat(-__builtin_inff());
+    inner[v] = Vec{};
   }
-  Vec sum = {};
-  UNROLL for (int64_t t = 0; t < k; ++t) {
-    alpha[t] = exp2_negative(alpha[t] - top);
-    sum += alpha[t];
+  UNROLL for (int64_t first = 0; first < k; first += kRows) {
+    Vec f[kRows][V];
+    scores<kRows, V>(c, k, first, taps, f);
+    UNROLL for (int64_t r = 0; r < kRows; ++r)
+      UNROLL for (int64_t v = 0; v < V; ++v) {
+        alpha[first + r][v] = f[r][v] * 1.44269504f;
+        top[v] = maximum(top[v], alpha[first + r][v]);
+      }
   }
-  const Vec inverse = reciprocal(sum);
-  Vec inner = {};
-  UNROLL for (int64_t t = 0; t < k; ++t) {
-    alpha[t] *= inverse;
-    const Vec value = alpha[t] * u[t];
-    if (BACKWARD) {
-      dy[t] = load(grad_y + t * pitch, n);
-      inner += value * dy[t];
+  UNROLL for (int64_t v = 0; v < V; ++v) {
+    Vec sum = {};
+    UNROLL for (int64_t t = 0; t < k; ++t) {
+      alpha[t][v] = exp2_negative(alpha[t][v] - top[v]);
+      sum += alpha[t][v];
     }
-    store(y + t * pitch, value, n);
+    const Vec inverse = reciprocal(sum);
+    UNROLL for (int64_t t = 0; t < k; ++t) {
+      const int64_t at = t * pitch + v * kLanes;
+      alpha[t][v] *= inverse;
+      const Vec value = alpha[t][v] * load(taps + t * kRow + v * kLanes);
+      if (BACKWARD) {
+        dy[t][v] = load(grad_y + at, n);
+        inner[v] += value * dy[t][v];
+      }
+      store(y + at, value, n);
+    }
   }
   if (!BACKWARD) return;
-  UNROLL for (int64_t t = 0; t < k; ++t) {
-    slope[t] = alpha[t] * (u[t] * dy[t] - inner);
-    store(slopes + t * kRow, slope[t]);
-    total.shift[t] += slope[t];
-  }
-  UNROLL for (int64_t j = 0; j < k; ++j) {
-    Vec du = alpha[j] * dy[j];
-    UNROLL for (int64_t t = 0; t < k; ++t)
-      du += slope[t] * c.weight[t * k + j];
-    store(grad_taps + j * kRow, du);
+  UNROLL for (int64_t v = 0; v < V; ++v)
+    UNROLL for (int64_t t = 0; t < k; ++t) {
+      const int64_t at = t * kRow + v * kLanes;
+      const Vec slope =
+          alpha[t][v] * (load(taps + at) * dy[t][v] - inner[v]);
+      store(slopes + at, slope);
+      total.shift[t] += slope;
+    }
+  UNROLL for (int64_t first = 0; first < k; first += kRows) {
+    Vec du[kRows][V];
+    UNROLL for (int64_t r = 0; r < kRows; ++r)
+      UNROLL for (int64_t v = 0; v < V; ++v)
+        du[r][v] = alpha[first + r][v] * dy[first + r][v];
+    add_weighted<kRows, V>(c.weight + first, 1, k, k, slopes, du);
+    UNROLL for (int64_t r = 0; r < kRows; ++r)
+      UNROLL for (int64_t v = 0; v < V; ++v)
+        store(grad_taps + (first + r) * kRow + v * kLanes, du[r][v]);
   }
 }
 
@@ -155,21 +206,26 @@ void features_of(const Features<T>& f) {
   sweep(f.channel, k, grad_taps,
         [&](int64_t image, int64_t pixel, int64_t size, const float* taps) {
           const int64_t at = image * f.step + pixel;
-          auto run = [&](int64_t q, int64_t lanes) INLINE_LAMBDA {
+          auto run = [&](auto vectors, int64_t q, int64_t n) INLINE_LAMBDA {
+            constexpr int64_t V = decltype(vectors)::value;
             T* y = BACKWARD && f.y == nullptr ? nullptr : f.y + at + q;
             const T* grad_y = BACKWARD ? f.grad_y + at + q : nullptr;
-            if (FORM == Form::kUnfold)
-              unfold_block<TAPS, BACKWARD>(constants, k, taps + q, lanes, y,
-                                           grad_y, f.pitch, slopes + q,
-                                           grad_taps + q, total);
+            if constexpr (FORM == Form::kUnfold)
+              unfold_block<TAPS, BACKWARD, V>(constants, k, taps + q, n, y,
+                                              grad_y, f.pitch, slopes + q,
+                                              grad_taps + q, total);
             else
-              block<TAPS, FORM == Form::kAttention, BACKWARD>(
-                  constants, k, taps + q, lanes, y, grad_y, f.pitch,
-                  slopes + q, grad_taps + q, total);
+              block<TAPS, FORM == Form::kAttention, BACKWARD, V>(
+                  constants, k, taps + q, n, y, grad_y, f.pitch, slopes + q,
+                  grad_taps + q, total);
           };
+          constexpr std::integral_constant<int64_t, TAPS ? kVectors : 1> many;
+          constexpr std::integral_constant<int64_t, 1> one;
           int64_t q = 0;
-          for (; q + kLanes <= size; q += kLanes) run(q, kLanes);
-          if (q < size) run(q, size - q);
+          for (; q + many * kLanes <= size; q += many * kLanes)
+            run(many, q, kLanes);
+          for (; q + kLanes <= size; q += kLanes) run(one, q, kLanes);
+          if (q < size) run(one, q, size - q);
           if (BACKWARD) add_products(k, size, slopes, taps, false, products);
         });
   if (!BACKWARD) return;
