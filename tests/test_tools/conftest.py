@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmrfa.engine.cli import run_tool
 
-from .tiny_networks import SEG, SMALL_YOLOX, YOLOX, save_random
+from .tiny_networks import SEG, YOLOX, save_random
 from .tool_calls import TINY_SEG, forget_instances, load_tool, run_script
 
 
@@ -59,14 +59,14 @@ def mmcv_operators() -> None:
 @pytest.fixture(scope='session')
 def seg_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the smallest segmentor."""
-    return save_random(tmp_path_factory.mktemp('seg') / 'net.pth', SEG, [])
+    return save_random(tmp_path_factory.mktemp('seg') / 'net.pth', SEG)
 
 
 @pytest.fixture(scope='session')
 def yolox_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the smallest one-stage detector."""
     path = tmp_path_factory.mktemp('yolox') / 'net.pth'
-    return save_random(path, YOLOX, SMALL_YOLOX)
+    return save_random(path, YOLOX)
 
 
 @pytest.fixture

@@ -23,11 +23,9 @@ from mmrfa.engine.config import load_config
 
 from .tiny_networks import (
     SEG,
-    SMALL_YOLOX,
     YOLOX,
     masks_of,
     operators,
-    options_of,
 )
 from .tool_calls import REPO, TINY_SEG, error_of, load_tool
 
@@ -117,7 +115,7 @@ def test_a_program_takes_the_place_of_a_detectors_network(
     yolox_checkpoint, photos
 ):
     """As far as its head; boxes are decoded as they always are."""
-    config = load_config(YOLOX, options_of(SMALL_YOLOX))
+    config = load_config(str(YOLOX))
     source = Source(str(photos))
     model, other = (load_network(config, str(yolox_checkpoint)) for _ in '12')
 
@@ -310,10 +308,10 @@ def test_a_missing_runtime_names_the_extra(
 @operators
 def test_the_fingerprint_is_that_of_the_network():
     """Not of what training, testing or building adds to the config."""
-    config = load_config(YOLOX, options_of(SMALL_YOLOX))
+    config = load_config(str(YOLOX))
     before = fingerprint(config)
     assert build_network(config).fingerprint == before
-    config = load_config(YOLOX, options_of(SMALL_YOLOX))
+    config = load_config(str(YOLOX))
     config.model.test_cfg.score_thr = 0.5
     assert fingerprint(config) == before
     config.model.bbox_head.num_classes = 7

@@ -14,7 +14,6 @@ from mmrfa.engine.config import load_config
 
 from .tiny_networks import (
     SEG,
-    SMALL_YOLOX,
     YOLOX,
     masks_of,
     operators,
@@ -79,10 +78,10 @@ def test_boxes_in_coco_form(call, yolox_checkpoint, photos, tmp_path):
     out = tmp_path / 'out'
     status = call(
         'predict.py', YOLOX, yolox_checkpoint, photos / '[12].png',
-        '--out', out, '--score', 0.001, '--device', 'cpu', *SMALL_YOLOX,
+        '--out', out, '--score', 0.001, '--device', 'cpu',
     )  # fmt: skip
     assert status == 0
-    config = load_config(YOLOX, options_of(SMALL_YOLOX))
+    config = load_config(str(YOLOX))
     truth = COCO(out / 'predictions.json')
     content = json.loads((out / 'predictions.json').read_text())
     assert [c['name'] for c in content['categories']] == [

@@ -7,19 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from .tool_calls import REPO, TINY_SEG, forget_instances
+from .tool_calls import TINY_SEG, forget_instances
 
 SEG = TINY_SEG.with_name('tinier_seg.py')
-YOLOX = REPO / 'configs/yolox/yolox_tiny-rfa_1xb8-100e_bccd.py'
-SMALL_YOLOX = [
-    '--cfg-options',
-    'model.backbone.widen_factor=0.125',
-    'model.neck.in_channels=[32,64,128]',
-    'model.neck.out_channels=32',
-    'model.bbox_head.in_channels=32',
-    'model.bbox_head.feat_channels=32',
-    'test_dataloader.dataset.pipeline.1.scale=(96,96)',
-]
+YOLOX = TINY_SEG.with_name('tiny_yolox.py')
 operators = pytest.mark.usefixtures('mmcv_operators')
 
 
@@ -31,14 +22,14 @@ def options_of(arguments: list[str]) -> dict:
     return {key: DictAction._parse_iterable(text) for key, text in pairs}
 
 
-def save_random(path: Path, config: Path, options: list[str]) -> Path:
+def save_random(path: Path, config: Path) -> Path:
     """A checkpoint of random weights, with running statistics to fold."""
     from mmrfa.deploy.network import build_network
     from mmrfa.engine.config import load_config
 
     forget_instances()
     torch.manual_seed(0)
-    model = build_network(load_config(str(config), options_of(options)))
+    model = build_network(load_config(str(config)))
     for name, buffer in model.named_buffers():
         if name.endswith('running_var'):
             buffer.uniform_(0.5, 2)
