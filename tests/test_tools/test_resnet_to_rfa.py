@@ -212,11 +212,23 @@ def test_segmentor_keeps_its_accuracy(tool, tmp_path):
     images = preprocess(next(iter(loader)), training=True)['inputs']
 
     def gap():
-        with torch.no_grad():
-            ours, plain = (net.backbone.train()(images)[-1] for net in nets)
+        """Of the first convolution, alone in training mode.
+
+        Twelve steps leave other running statistics than those of batches.
+        """
+        outs = []
+        for net in nets:
+            conv1 = net.backbone.eval().layer1[0].conv1.train()
+            hook = conv1.register_forward_hook(
+                lambda *called: outs.append(called[-1])
+            )
+            with torch.no_grad():
+                net.backbone(images)
+            hook.remove()
+        plain, ours = outs
         return float((ours - plain).norm() / plain.norm())
 
     calibrated = gap()
     for operator in operators_in(nets[1]).values():
         set_moments(operator.norm, 0, 1)
-    assert calibrated < gap()
+    assert calibrated < 0.5 * gap(), (calibrated, gap())
