@@ -106,9 +106,7 @@ def test_accumulated_steps_are_left_out(
     bad_steps(1, 2)
     config = segmentation(sample_root, tmp_path, end=2)
     config.optim_wrapper.accumulative_counts = 9
-    config.custom_hooks = [
-        dict(type='FiniteHook', skip=True, max_skipped=3)
-    ]
+    config.custom_hooks = [dict(type='FiniteHook', skip=True, max_skipped=3)]
     train(config)
     state = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
     norm = state['state_dict']['backbone.norm.running_mean']
