@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # What a checkpoint brings along, whatever the config says.
 WITHOUT_EFFECT = ('optim_wrapper.optimizer.', 'param_scheduler', 'randomness.')
+# Caches of images, generators of their own, counts.
+NOT_KEPT = ('CachedMosaic', 'CachedMixUp', 'Albu', 'EarlyStoppingHook')
 # What belongs to the start of a run and not to what it does.
 NOT_COMPARED = ('work_dir', 'load_from', 'resume', 'launcher')
 
@@ -55,6 +57,26 @@ def find_whole_checkpoint(
             'another --work-dir to start again'
         )
     return None, []
+
+
+def inexact_parts(settings: object) -> set[str]:
+    """Find what a checkpoint does not hold, of all that a run draws from.
+
+    Args:
+        settings (object): of loaders and hooks.
+
+    Returns:
+        set[str]: the types.
+    """
+    found = set()
+    if isinstance(settings, dict):
+        name = str(settings.get('type')).rpartition('.')[2]
+        if name in NOT_KEPT or settings.get('use_cached'):
+            found.add(name)
+        settings = list(settings.values())
+    if isinstance(settings, list | tuple):
+        found = found.union(*map(inexact_parts, settings))
+    return found
 
 
 def check_optimizer_state(

@@ -19,6 +19,7 @@ from mmrfa.engine.parts import check_parts, check_plain
 from mmrfa.engine.resuming import (
     check_optimizer_state,
     find_whole_checkpoint,
+    inexact_parts,
 )
 from mmrfa.errors import InputError
 
@@ -129,6 +130,14 @@ class Checked:
             path, skipped = find_whole_checkpoint(config, reader)
             self.notes += [f'--resume: not from {line}' for line in skipped]
         self.resume_from = path if resume else None
+        keys = ('train_dataloader', 'custom_hooks')
+        lost = inexact_parts([config.get(key) for key in keys])
+        if self.resume_from and lost:
+            self.notes.append(
+                f'--resume: {", ".join(sorted(lost))}: state that no '
+                'checkpoint holds begins anew; the weights will not be those '
+                'of the uninterrupted run to the last bit'
+            )
         if path is not None:
             content = _read_ahead(path, reader)
             if resume:

@@ -14,7 +14,11 @@ from mmrfa.checkpoints.mmengine_loaders import ReadAhead
 from mmrfa.checkpoints.writing import write_whole
 from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
 from mmrfa.engine.lock import lock_work_dir
-from mmrfa.engine.resuming import changes, find_whole_checkpoint
+from mmrfa.engine.resuming import (
+    changes,
+    find_whole_checkpoint,
+    inexact_parts,
+)
 from mmrfa.errors import InputError
 
 from .tiny_runs import in_child, killing, segmentation, train
@@ -213,3 +217,14 @@ work_dir = 'two'
     assert changes(before, before) == []
     (line,) = changes('import (', now)
     assert 'cannot be compared' in line
+
+
+def test_what_does_not_resume_exactly_is_named() -> None:
+    pipeline = [
+        dict(type='mmdet.CachedMosaic'),
+        dict(type='Mosaic', use_cached=False),
+        dict(type='YOLOv5MixUp', use_cached=True),
+    ]
+    loader = dict(dataset=dict(datasets=[dict(pipeline=pipeline)]))
+    found = inexact_parts([loader, None, [dict(type='EarlyStoppingHook')]])
+    assert found == {'CachedMosaic', 'YOLOv5MixUp', 'EarlyStoppingHook'}

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from mmrfa.checkpoints import writing
 from mmrfa.engine.seeding import _placed, _seeded, seed_samples
+from mmrfa.engine.stopping import resume_command
 
 from .tiny_runs import (
     TinyBackbone,
@@ -59,10 +60,16 @@ def test_same_weights(uninterrupted, sample_root, tmp_path, task):
 
 
 @pytest.mark.parametrize(
-    ('task', 'number'),
-    [('segmentation', signal.SIGINT), ('detection', signal.SIGTERM)],
+    ('task', 'number', 'step', 'saved'),
+    [
+        ('segmentation', signal.SIGINT, 3, 'iter_3.pth'),
+        ('detection', signal.SIGTERM, 3, 'epoch_0_iter_3.pth'),
+        ('detection', signal.SIGTERM, 4, 'epoch_1.pth'),  # its last step
+    ],
 )
-def test_stopped(uninterrupted, sample_root, tmp_path, task, number, capfd):
+def test_stopped(
+    uninterrupted, sample_root, tmp_path, task, number, step, saved, capfd
+):
     """The step is finished and saved, the command to go on is printed.
 
     Data workers get the signals of their group as well.
@@ -74,17 +81,16 @@ def test_stopped(uninterrupted, sample_root, tmp_path, task, number, capfd):
         os.setpgrp()
         killing(
             TinyBackbone, 'forward',
-            lambda *_: calls.append(0) or len(calls) == 3, number,
+            lambda *_: calls.append(0) or len(calls) == step, number,
             kill_group,
         )  # fmt: skip
         train(make(sample_root, tmp_path, workers=1))
 
     assert in_child(run) == 128 + number
-    saved = dict(segmentation='iter_3.pth', detection='epoch_0_iter_3.pth')
-    assert [p.name for p in tmp_path.glob('*.pth')] == [saved[task]]
+    assert [p.name for p in tmp_path.glob('*.pth')] == [saved]
     err = capfd.readouterr().err
     assert f'{number.name}: saving after this step' in err
-    assert f'after iteration 3; saved {tmp_path / saved[task]}; to go' in err
+    assert f'after iteration {step}; saved {tmp_path / saved}; to go' in err
     assert '--resume=auto' in err
     assert in_child(lambda: train(make(sample_root, tmp_path), True)) == 0
     assert_same(uninterrupted / task / last, tmp_path / last)
@@ -124,6 +130,20 @@ def test_second_signal_stops_at_once(sample_root, tmp_path) -> None:
         expected = 130 if number == signal.SIGINT else -signal.SIGTERM
         assert in_child(run) == expected
         assert not list(tmp_path.glob('*.pth'))
+
+
+def test_command_to_go_on(monkeypatch) -> None:
+    monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
+    words = 'tools/train.py a.py --resume b.pth --cfg-options c=1'.split()
+    assert resume_command(words) == (
+        'python tools/train.py --resume=auto a.py --cfg-options c=1'
+    )
+    words = ['mmrfa train', 'a.py', '--resume=auto']
+    assert resume_command(words) == 'mmrfa train --resume=auto a.py'
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    assert resume_command(['train.py', 'a b.py']) == (
+        "torchrun --nproc_per_node=2 train.py --resume=auto 'a b.py'"
+    )
 
 
 def test_spawned_workers_draw_the_same() -> None:

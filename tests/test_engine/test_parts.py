@@ -1,7 +1,14 @@
 """What a config says wrongly is named before anything is written."""
 
-import pytest
+import os
+import signal
+from types import SimpleNamespace
 
+import pytest
+import torch
+from mmcv.transforms import LoadImageFromFile
+
+from mmrfa.engine.cli import user_message
 from mmrfa.errors import InputError
 
 from .tiny_runs import segmentation, train
@@ -62,3 +69,33 @@ def test_named(sample_root, tmp_path, key, value, named) -> None:
         train(config)
     assert '\n' not in str(caught.value)
     assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.skipif(not os.path.isdir('/dev/shm'), reason='needs /dev/shm')
+def test_workers_without_room(sample_root, tmp_path, monkeypatch) -> None:
+    """They would hang, or die of a bus error."""
+    small = SimpleNamespace(f_bavail=3, f_frsize=4096)
+    monkeypatch.setattr(os, 'statvfs', lambda _: small)
+    config = segmentation(sample_root, tmp_path / 'work', workers=2)
+    with pytest.raises(InputError, match='train_dataloader: .*/dev/shm'):
+        train(config)
+    assert not (tmp_path / 'work').exists()
+
+
+def test_a_dead_worker_is_one_line(sample_root, tmp_path) -> None:
+    """As where memory runs out."""
+    config = segmentation(sample_root, tmp_path, workers=1)
+    config.default_hooks.checkpoint.interval = 99
+
+    def died(self, *_):
+        if torch.utils.data.get_worker_info():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(self, *_)
+
+    call = LoadImageFromFile.transform
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoadImageFromFile, 'transform', died)
+        with pytest.raises(RuntimeError) as caught:
+            train(config)
+    line = user_message(caught.value)
+    assert line.startswith('DataLoader worker') and '\n' not in line
