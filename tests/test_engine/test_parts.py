@@ -29,7 +29,7 @@ WRONG = [
     ('optim_wrapper', None, 'found no optim_wrapper'),
     (f'{OPTIMIZER}.type', 'Adamm', 'optim_wrapper'),
     (f'{OPTIMIZER}.lr', float('inf'), 'lr: expected a finite number'),
-    (f'{OPTIMIZER}.lr', float('nan'), 'learning rate: nan'),
+    (f'{OPTIMIZER}.lr', float('nan'), 'lr: expected a finite number'),
     (f'{OPTIMIZER}.lr', -1, 'learning rate: -1'),
     (f'{OPTIMIZER}.lr', 'fast', 'optim_wrapper'),
     (f'{OPTIMIZER}.rate', 1, 'rate'),

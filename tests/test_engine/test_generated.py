@@ -1,0 +1,55 @@
+"""Whatever a config says wrongly: one line before a run, or it runs."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+from test_tools.tool_calls import TINY_SEG
+
+from mmrfa.engine.config import load_config
+
+from . import tiny_runs
+
+UNUSED = (
+    'auto_scale_lr', 'backend_args', 'custom_imports', 'data_root', 'dataset',
+    'load', 'metainfo', 'pack', 'resize', 'test_cfg', 'test_dataloader',
+    'test_evaluator', 'tta_model', 'tta_pipeline',
+)  # fmt: skip
+
+
+def segmentation(root: Path) -> Config:
+    config = load_config(
+        str(TINY_SEG.with_name('tinier_seg.py')),
+        {'train_cfg.max_iters': 2, 'train_cfg.val_interval': 2},
+    )
+    for key in UNUSED:
+        config.pop(key, None)
+    config.work_dir = 'work'
+    return config
+
+
+def detection(root: Path) -> Config:
+    config = tiny_runs.detection(root, Path('work'), end=1)
+    data = dict(config.train_dataloader.dataset, indices=4, test_mode=True)
+    data['pipeline'] = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(64, 64)),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='PackDetInputs'),
+    ]
+    config.train_dataloader.dataset.indices = 2
+    config.val_dataloader = dict(
+        batch_size=1,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=data,
+    )
+    config.val_cfg = dict(type='ValLoop')
+    config.val_evaluator = dict(
+        type='CocoMetric',
+        ann_file=f'{root}/coco/annotations/instances_train2017.json',
+        metric='bbox',
+    )
+    return config
+
+
+CONFIGS = dict(segmentation=segmentation, detection=detection)
