@@ -127,8 +127,10 @@ def import_scope(config: 'Config') -> None:
     """
     from mmengine.registry import init_default_scope
 
-    scope = config.get('default_scope') or 'mmengine'
-    if not isinstance(scope, str):
+    scope = config.get('default_scope')
+    if scope is None:
+        scope = 'mmengine'
+    if not isinstance(scope, str) or not scope:
         raise InputError(
             f'config {config.filename}: default_scope: expected one of '
             f'{", ".join(SCOPES)}, got {scope!r}'

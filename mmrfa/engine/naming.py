@@ -35,16 +35,18 @@ def naming(
     """
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:  # arguments of anything can raise anything
-        place = key
+        known, place = isinstance(error, InputError), None
         for frame, _ in traceback.walk_tb(error.__traceback__):
             place = (places or {}).get(id(frame.f_locals.get('self')), place)
             if frame.f_code.co_name == 'build_from_cfg':
                 place = _find(config, key, frame.f_locals['cfg']) or place
+        begin = f'config {config.filename}: '
+        if known and (place is None or str(error).startswith(begin)):
+            raise
+        text = str(error) if known else f'{what}: {reason(error)}'
         raise InputError(
-            f'config {config.filename}: {place} {what}: {reason(error)}'
+            f'{begin}{place or key}{":" * known} {text}'
         ) from error
 
 
@@ -52,7 +54,7 @@ def _find(config: 'Config', key: str, part: object) -> str | None:
     """The place of a part below a key; of its type if it was changed."""
     node = config
     for name in key.split('.'):
-        node = node.get(name) if isinstance(node, dict) else None
+        node = node.get(name) if hasattr(node, 'get') else None
     typed = [
         (path, settings)
         for path, settings in _dicts(node, key)

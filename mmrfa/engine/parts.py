@@ -4,8 +4,10 @@ import copy
 import inspect
 import math
 import os
-from typing import TYPE_CHECKING, NamedTuple
+import types
+from typing import TYPE_CHECKING, NamedTuple, Union, get_args, get_origin
 
+from mmrfa.datasets.data_root import leaves
 from mmrfa.engine.naming import naming
 from mmrfa.engine.trial import try_testing, try_training
 from mmrfa.errors import InputError
@@ -32,6 +34,8 @@ _OF_WORKERS = (
     'multiprocessing_context',
     'timeout',
 )
+# What does as well as what is written in a signature.
+_ALSO = {float: (int,), list: (tuple,)}
 _COUNTS = ('max_iters', 'max_epochs', 'val_interval')
 
 
@@ -122,7 +126,35 @@ def _bound(registry: 'Registry', settings: dict) -> type:
     settings = dict(settings)
     kind = _registered(registry, settings.pop('type'))
     inspect.signature(kind).bind(**settings)
+    _check_types(kind, settings)
     return kind
+
+
+def _check_types(kind: type, settings: dict) -> None:
+    """Compare values with the plain types that a class says it takes."""
+    for owner in reversed(getattr(kind, '__mro__', ())):
+        if not owner.__module__.startswith(('mmengine.', 'mmrfa.')):
+            continue  # what others say is not always so
+        hints = getattr(owner.__init__, '__annotations__', {})
+        defaults = inspect.signature(owner.__init__).parameters
+        for name in {*hints} & {*settings} & {*defaults}:
+            hint, value = hints[name], settings[name]
+            options = get_args(hint) if _is_union(hint) else (hint,)
+            options = tuple(get_origin(o) or o for o in options)
+            options += _ALSO.get(options[0], ())
+            known = all(isinstance(option, type) for option in options)
+            whole = isinstance(value, float) and value.is_integer()
+            if known and not (
+                isinstance(value, options)
+                or value is defaults[name].default
+                or (whole and int in options)
+            ):
+                wanted = ' or '.join(o.__name__ for o in options)
+                raise TypeError(f'{name}: expected {wanted}, got {value!r}')
+
+
+def _is_union(hint: object) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
 
 
 def _check_hooks(config: 'Config') -> None:
@@ -131,7 +163,8 @@ def _check_hooks(config: 'Config') -> None:
 
     from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
 
-    hooks = config.get('default_hooks') or {}
+    hooks = config.get('default_hooks')
+    hooks = {} if hooks is None else hooks
     custom = config.get('custom_hooks') or []
     with naming(config, 'default_hooks'):
         named = {f'default_hooks.{k}': v for k, v in hooks.items()}
@@ -165,6 +198,8 @@ def _check_visualizer(config: 'Config') -> None:
         return
     with naming(config, 'visualizer'):
         _bound(VISUALIZERS, visualizer)
+        if not isinstance(visualizer.get('name', ''), str):
+            raise TypeError(f'name: expected text, got {visualizer["name"]!r}')
         backends = visualizer.get('vis_backends') or []
         if isinstance(backends, dict):
             backends = [backends]
@@ -178,18 +213,28 @@ def _check_loop(config: 'Config', key: str, stage: str) -> bool:
     from mmengine.registry import LOOPS
 
     settings = config[key]
-    module = 'mmengine.'
     with naming(config, key):
-        if 'type' in settings:
-            kind = _registered(LOOPS, settings['type'])
-            rest = {k: v for k, v in settings.items() if k != 'type'}
-            needed = dict.fromkeys(('runner', 'dataloader', 'evaluator'))
-            if stage == 'train':
-                del needed['evaluator']
-            inspect.signature(kind).bind(**needed, **rest)
-            module = kind.__module__
+        if not isinstance(settings, dict):
+            raise TypeError(f'expected a dict, got {settings!r}')
         if stage == 'train' and not {'type', 'by_epoch'} & set(settings):
             raise KeyError('expected type or by_epoch')
+        by_epoch = settings.get('by_epoch')
+        default = dict(
+            train='EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop',
+            val='ValLoop',
+            test='TestLoop',
+        )[stage]
+        kind = _registered(LOOPS, settings.get('type', default))
+        rest = {
+            k: v
+            for k, v in settings.items()
+            if k != 'type' and not (k == 'by_epoch' and 'type' not in settings)
+        }
+        needed = dict(runner=None, dataloader=None)
+        if stage != 'train':
+            needed['evaluator'] = None
+        inspect.signature(kind).bind(**needed, **rest)
+        module = kind.__module__
     for name in _COUNTS:
         value = settings.get(name, 1)
         if type(value) is not int or value < 1:
@@ -201,13 +246,17 @@ def _check_loop(config: 'Config', key: str, stage: str) -> bool:
 
 
 def _check_evaluator(config: 'Config', key: str) -> 'Evaluator':
-    from mmengine.evaluator import Evaluator
+    from mmengine.evaluator import BaseMetric, Evaluator
 
     with naming(config, key):
         settings = config[key]
         if isinstance(settings, dict) and 'metrics' in settings:
             settings = settings['metrics']
-        return Evaluator(settings)
+        evaluator = Evaluator(settings)
+        for metric in evaluator.metrics:
+            if not isinstance(metric, BaseMetric):
+                raise TypeError(f'expected metrics, got {metric!r}')
+    return evaluator
 
 
 class _Given:
@@ -238,6 +287,13 @@ def _check_loader(config: 'Config', key: str, kind: type) -> tuple:
 
     with naming(config, f'{key}.dataset'):
         settings = config[key]['dataset']
+        for leaf in leaves(settings):
+            for number, step in enumerate(leaf.get('pipeline') or []):
+                if not isinstance(step, dict) or 'type' not in step:
+                    raise TypeError(
+                        f'pipeline[{number}]: expected a dict with type, got '
+                        f'{step!r}'
+                    )
         dataset = DATASETS.build(copy.deepcopy(settings))
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
@@ -340,12 +396,22 @@ def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
                     f'{name}: expected a finite number of 0 or more, got '
                     f'{value}'
                 )
-    schedulers = config.get('param_scheduler') or []
+    schedulers = config.get('param_scheduler')
+    if schedulers is None:
+        schedulers = []
     if isinstance(schedulers, dict):
         schedulers = [schedulers]
+    if not isinstance(schedulers, list | tuple):
+        raise InputError(
+            f'config {config.filename}: param_scheduler: expected a dict or a '
+            f'list of them, got {schedulers!r}'
+        )
     for number, settings in enumerate(schedulers):
         with naming(config, f'param_scheduler[{number}]'):
             settings = dict(settings)
+            _check_types(
+                _registered(PARAM_SCHEDULERS, settings['type']), settings
+            )
             if settings.pop('convert_to_iter_based', False):
                 part = _registered(PARAM_SCHEDULERS, settings.pop('type'))
                 part.build_iter_from_epoch(

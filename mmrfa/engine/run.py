@@ -116,7 +116,9 @@ class Checked:
 
         check_settings(config)
         loaders = ('train_dataloader', 'val_dataloader')
-        check_data_roots(config, loaders if train else ('test_dataloader',))
+        for loader in loaders if train else ('test_dataloader',):
+            with naming(config, loader, 'cannot be read'):
+                check_data_roots(config, [loader])
         # As the Runner does, so that a seed stands for the same weights.
         set_random_seed((config.get('randomness') or {}).get('seed'))
         self.model = model = build_model(config)
@@ -180,7 +182,8 @@ def build_model(config: 'Config') -> 'nn.Module':
     model = config.model.copy()
     if config.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', config.data_preprocessor)
-    with naming(config, 'model'):
+    scope = config.get('default_scope')
+    with naming(config, 'model', f'cannot be built in scope {scope}'):
         return MODELS.build(model)
 
 

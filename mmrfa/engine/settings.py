@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Words in keys whose value may be infinite: no limit.
 _LIMITS = ('range', 'max_norm', 'threshold')
+# Ends of keys of whole numbers.
+_WHOLE = ('interval', 'num_workers', 'batch_size')
 # Where nothing is negative but -1, which says: never, all, the last.
 _COUNTING = ('default_hooks', 'custom_hooks', 'param_scheduler', 'train_cfg')
 
@@ -39,7 +41,7 @@ def check_settings(config: 'Config') -> None:
             expected = 'a number of 0 or more, or -1'
         elif path[0] == 'param_scheduler' and value < 0 and key != 'last_step':
             expected = 'a number of 0 or more'
-        elif key.endswith('interval') and type(value) is not int:
+        elif key.endswith(_WHOLE) and value != int(value):
             expected = 'a whole number'
         if expected:
             raise InputError(
@@ -54,7 +56,7 @@ def check_settings(config: 'Config') -> None:
             f'config {config.filename}: log_level: expected DEBUG, INFO, '
             f'WARNING or ERROR, got {level!r}'
         )
-    randomness = config.get('randomness') or {}
+    randomness = config.get('randomness', {})
     seed = randomness.get('seed') if isinstance(randomness, dict) else 'none'
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
         raise InputError(
@@ -81,9 +83,7 @@ def _check_environment(config: 'Config') -> None:
     from mmengine.utils.dl_utils import set_multi_processing
 
     with naming(config, 'randomness', 'does not fit'):
-        inspect.signature(set_random_seed).bind(
-            **(config.get('randomness') or {})
-        )
+        inspect.signature(set_random_seed).bind(**config.get('randomness', {}))
     with naming(config, 'env_cfg', 'does not fit'):
         settings = config.get('env_cfg') or {}
         processes = settings.get('mp_cfg') or {}

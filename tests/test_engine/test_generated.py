@@ -44,6 +44,12 @@ def detection(root: Path) -> Config:
         dataset=data,
     )
     config.val_cfg = dict(type='ValLoop')
+    config.model.test_cfg = dict(
+        nms_pre=100,
+        score_thr=0.05,
+        nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=10,
+    )
     config.val_evaluator = dict(
         type='CocoMetric',
         ann_file=f'{root}/coco/annotations/instances_train2017.json',
