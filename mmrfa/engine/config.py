@@ -98,7 +98,7 @@ def reason(error: BaseException) -> str:
             innermost is described.
 
     Returns:
-        str: its kind and message.
+        str: its kind and message, in one line.
     """
     while isinstance(error, ImportError):
         cause = error.__cause__ or error.__context__
@@ -112,7 +112,7 @@ def reason(error: BaseException) -> str:
         text = error.args[0]  # str() puts it in quotes
     elif not text and error.__traceback__:  # a bare assert
         text = traceback.extract_tb(error.__traceback__)[-1].line
-    return f'{type(error).__name__}: {text}'
+    return f'{type(error).__name__}: {" ".join(str(text).split())}'
 
 
 def import_scope(config: 'Config') -> None:

@@ -184,7 +184,8 @@ def _check_hooks(config: 'Config') -> None:
             if kind.__module__.startswith(('mmengine.', 'mmrfa.')):
                 kind(**settings)
     with naming(config, 'log_processor'):
-        settings = dict(config.get('log_processor') or {})
+        settings = config.get('log_processor')
+        settings = {} if settings is None else dict(settings)
         settings.setdefault('type', 'LogProcessor')
         LOG_PROCESSORS.build(settings)
 

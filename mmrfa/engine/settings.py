@@ -41,6 +41,10 @@ def check_settings(config: 'Config') -> None:
             expected = 'a number of 0 or more, or -1'
         elif path[0] == 'param_scheduler' and value < 0 and key != 'last_step':
             expected = 'a number of 0 or more'
+        elif 'std' in path and value <= 0:
+            expected = 'a number above 0'
+        elif path[0] == 'log_level' and value < 0:
+            expected = 'a level'
         elif key.endswith(_WHOLE) and value != int(value):
             expected = 'a whole number'
         if expected:
@@ -85,8 +89,8 @@ def _check_environment(config: 'Config') -> None:
     with naming(config, 'randomness', 'does not fit'):
         inspect.signature(set_random_seed).bind(**config.get('randomness', {}))
     with naming(config, 'env_cfg', 'does not fit'):
-        settings = config.get('env_cfg') or {}
-        processes = settings.get('mp_cfg') or {}
+        settings = config.get('env_cfg', {})
+        processes = settings.get('mp_cfg', {})
         inspect.signature(set_multi_processing).bind(
             distributed=False, **processes
         )
