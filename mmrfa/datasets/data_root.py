@@ -65,7 +65,10 @@ def leaves(node: object) -> Iterator[dict]:
 
 def _paths(dataset: dict) -> Iterator[str]:
     """Folders and list of a data set, relative to its root."""
-    for key, prefix in (dataset.get('data_prefix') or {}).items():
+    prefixes = dataset.get('data_prefix') or {}
+    if isinstance(prefixes, str):  # of mmpretrain
+        prefixes = dict(img_path=prefixes)
+    for key, prefix in prefixes.items():
         if key == 'sub_data_root':  # mmdet's VOCDataset
             yield os.path.join(prefix, 'JPEGImages')
             yield os.path.join(prefix, 'Annotations')

@@ -201,8 +201,10 @@ def _check_visualizer(config: 'Config') -> None:
         _bound(VISUALIZERS, visualizer)
         if not isinstance(visualizer.get('name', ''), str):
             raise TypeError(f'name: expected text, got {visualizer["name"]!r}')
-        backends = visualizer.get('vis_backends') or []
-        if isinstance(backends, dict):
+        backends = visualizer.get('vis_backends')
+        if backends is None:
+            backends = []
+        elif isinstance(backends, dict):
             backends = [backends]
         for number, backend in enumerate(backends):
             with naming(config, f'visualizer.vis_backends[{number}]'):
@@ -376,6 +378,7 @@ def _check_classes(
 
 
 def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
+    import torch
     from mmengine.optim import OptimWrapper, build_optim_wrapper
     from mmengine.registry import PARAM_SCHEDULERS
 
@@ -386,9 +389,13 @@ def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
         )
     if not isinstance(wrapper, OptimWrapper):
         return wrapper
+    if wrapper.clip_grad_kwargs:
+        with naming(config, 'optim_wrapper.clip_grad', 'does not fit'):
+            one = torch.nn.Parameter(torch.zeros(1))
+            one.grad = torch.zeros(1)
+            wrapper.clip_func([one], **wrapper.clip_grad_kwargs)
     for group in wrapper.optimizer.param_groups:
-        for name in ('lr', 'weight_decay', 'momentum', 'eps'):
-            value = group.get(name, 0)
+        for name, value in group.items():
             if isinstance(value, int | float) and not (
                 math.isfinite(value) and value >= 0
             ):

@@ -122,6 +122,8 @@ def outcome(
         ):
             build_runner(config, 'none', train=True).train()
     except InputError as error:
+        if mutant is None:
+            raise
         if os.listdir(folder):
             return f'written before: {error}'
         return '' if names(str(error), mutant) else f'not named: {error}'
