@@ -163,11 +163,10 @@ def test_plain_network_of_another_depth(refused, tmp_path) -> None:
 def test_backend_that_cannot_run(refused, monkeypatch) -> None:
     """At the first batch that is tried, not at the first step."""
     from mmrfa.ops import dispatch
+    from mmrfa.ops.primitives import support
 
     monkeypatch.setattr(dispatch, '_forced', ('compiled', 'MMRFA_BACKEND'))
-    from mmrfa.ops.primitives import cpu
-
-    monkeypatch.setattr(cpu, 'unavailable', lambda: 'no kernels here')
+    monkeypatch.setattr(support, 'unavailable', lambda: 'an old torch')
 
     def change(root, config) -> None:
         config.model.backbone = dict(
@@ -176,4 +175,4 @@ def test_backend_that_cannot_run(refused, monkeypatch) -> None:
         )  # fmt: skip
         config.model.decode_head.in_channels = 16
 
-    refused("backend 'compiled' cannot run rfa_conv2d", change)
+    refused("backend 'compiled' cannot run rfa_conv2d: an old", change)
