@@ -30,6 +30,7 @@ REPO = Path(__file__).resolve().parents[1]
 SLOW_FOLDER = REPO / 'tests' / 'test_tools'
 SLOW = {
     'test_best_goes_last',
+    'test_clean',
     'test_killed_while_saving',
     'test_nobody_reads_the_output',
     'test_same_weights',

@@ -40,6 +40,12 @@ class CheckMask(BaseTransform):
         path = results['seg_map_path']
         _check_bits(path)
         _check_turned(results.get('img_path'))
+        if mask.ndim < 2:  # mmseg drops sides of one pixel
+            raise InputError(
+                f'{path}: expected the height and width of its image '
+                f'{results["img_path"]}, {_size(results["ori_shape"])}, got '
+                'a single row, column or pixel'
+            )
         if mask.ndim != 2:
             raise InputError(
                 f'{path}: expected a mask with one channel of class numbers '

@@ -24,6 +24,13 @@ def check_data_roots(cfg: dict, loaders: Sequence[str] = LOADERS) -> None:
     """
     for loader in loaders:
         for dataset in leaves((cfg.get(loader) or {}).get('dataset')):
+            for key in 'data_root', 'ann_file':
+                value = dataset.get(key)
+                if not isinstance(value, str | os.PathLike | None):
+                    raise InputError(
+                        f'{loader}.dataset.{key}: expected a path, got '
+                        f'{value!r}'
+                    )
             root = dataset.get('data_root') or ''
             needed = [path for path in _paths(dataset) if '://' not in path]
             paths = [os.path.join(root, path) for path in needed]
@@ -58,7 +65,10 @@ def leaves(node: object) -> Iterator[dict]:
 
 def _paths(dataset: dict) -> Iterator[str]:
     """Folders and list of a data set, relative to its root."""
-    for key, prefix in (dataset.get('data_prefix') or {}).items():
+    prefixes = dataset.get('data_prefix') or {}
+    if isinstance(prefixes, str):  # of mmpretrain
+        prefixes = dict(img_path=prefixes)
+    for key, prefix in prefixes.items():
         if key == 'sub_data_root':  # mmdet's VOCDataset
             yield os.path.join(prefix, 'JPEGImages')
             yield os.path.join(prefix, 'Annotations')

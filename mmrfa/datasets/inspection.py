@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
+from mmrfa.datasets.checked_backend import decoder_warning
+
 # A run of zeros in a JPEG, in bytes: a hole that a disk or a copy left.
 _HOLE = bytes(512)
 
@@ -36,8 +38,14 @@ def look_at_image(path: str) -> tuple[np.ndarray | None, list[str]]:
         return None, [f'cannot be decoded: {" ".join(str(error).split())}']
     if orientation not in (0, 1):
         problems.append(f'EXIF orientation {orientation}: decoders turn it')
-    if kind == 'JPEG' and _HOLE in Path(path).read_bytes():
-        problems.append(f'{len(_HOLE)} zero bytes or more: zeroed in part?')
+    if kind == 'JPEG':
+        data = Path(path).read_bytes()
+        if warning := decoder_warning(data):
+            problems.append(f'the decoder says: {warning}')
+        if _HOLE in data:
+            problems.append(
+                f'{len(_HOLE)} zero bytes or more: zeroed in part?'
+            )
     if _flat_tail(pixels):
         problems.append('the lower part has one colour: cut off?')
     return pixels, problems

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,7 @@ def reason(error: BaseException) -> str:
             innermost is described.
 
     Returns:
-        str: its kind and message.
+        str: its kind and message, in one line.
     """
     while isinstance(error, ImportError):
         cause = error.__cause__ or error.__context__
@@ -106,9 +107,12 @@ def reason(error: BaseException) -> str:
         error = cause
     if isinstance(error, InputError):
         return str(error)
-    # str() of a KeyError puts its message in quotes.
-    text = error.args[0] if isinstance(error, KeyError) else error
-    return f'{type(error).__name__}: {text}'
+    text = str(error)
+    if isinstance(error, KeyError) and error.args:
+        text = error.args[0]  # str() puts it in quotes
+    elif not text and error.__traceback__:  # a bare assert
+        text = traceback.extract_tb(error.__traceback__)[-1].line
+    return f'{type(error).__name__}: {" ".join(str(text).split())}'
 
 
 def import_scope(config: 'Config') -> None:
@@ -118,11 +122,19 @@ def import_scope(config: 'Config') -> None:
         config (Config): ``default_scope`` names the package.
 
     Raises:
-        InputError: it is missing, or it needs mmcv's compiled operators.
+        InputError: it is no name, the package is missing, or it needs
+            mmcv's compiled operators.
     """
     from mmengine.registry import init_default_scope
 
-    scope = config.get('default_scope') or 'mmengine'
+    scope = config.get('default_scope')
+    if scope is None:
+        scope = 'mmengine'
+    if not isinstance(scope, str) or not scope:
+        raise InputError(
+            f'config {config.filename}: default_scope: expected one of '
+            f'{", ".join(SCOPES)}, got {scope!r}'
+        )
     if scope in SCOPES:
         import_package(SCOPES[scope])
     init_default_scope(scope)
@@ -139,8 +151,14 @@ def set_work_dir(config: 'Config', work_dir: str | None) -> None:
     Raises:
         InputError: there is something else than a folder.
     """
-    name = Path(config.filename).stem
-    folder = work_dir or config.get('work_dir') or f'work_dirs/{name}'
+    folder = work_dir or config.get('work_dir')
+    if not folder:
+        folder = f'work_dirs/{Path(config.filename).stem}'
+    if not isinstance(folder, str):
+        raise InputError(
+            f'config {config.filename}: work_dir: expected the name of a '
+            f'folder, got {folder!r}'
+        )
     for part in (Path(folder), *Path(folder).parents):
         if part.is_symlink() and not part.exists():
             raise InputError(f'work dir {folder}: {part} is a dangling link')

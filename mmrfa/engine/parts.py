@@ -2,18 +2,19 @@
 
 import copy
 import inspect
-import logging
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+import types
+from typing import TYPE_CHECKING, NamedTuple, Union, get_args, get_origin
 
-from mmrfa.engine.config import reason
+from mmrfa.datasets.data_root import leaves
+from mmrfa.engine.naming import naming
+from mmrfa.engine.trial import try_testing, try_training
 from mmrfa.errors import InputError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from mmengine.evaluator import Evaluator
     from mmengine.optim import OptimWrapper
     from mmengine.registry import Registry
     from torch import nn
@@ -25,6 +26,16 @@ STAGES = dict(
     val=('val_dataloader', 'val_cfg', 'val_evaluator'),
     test=('test_dataloader', 'test_cfg', 'test_evaluator'),
 )
+# Of a loader, without which it loads in this process.
+_OF_WORKERS = (
+    'num_workers',
+    'persistent_workers',
+    'prefetch_factor',
+    'multiprocessing_context',
+    'timeout',
+)
+# What does as well as what is written in a signature.
+_ALSO = {float: (int,), list: (tuple,)}
 _COUNTS = ('max_iters', 'max_epochs', 'val_interval')
 
 
@@ -45,7 +56,7 @@ class Parts(NamedTuple):
 def check_parts(
     config: 'Config', model: 'nn.Module', kind: type, train: bool
 ) -> Parts:
-    """Build everything that a run would, once, and load a first sample.
+    """Build everything that a run would, once, and try a first batch.
 
     Args:
         config (Config): not changed.
@@ -60,6 +71,8 @@ def check_parts(
     Raises:
         InputError: names the key, what is wrong with it and the place.
     """
+    from mmengine.model import BaseTTAModel
+
     stages = ('train', 'val') if train else ('test',)
     for stage in stages:
         keys = STAGES[stage]
@@ -70,30 +83,31 @@ def check_parts(
                 f'found no {", ".join(lacking)}'
             )
     _check_hooks(config)
-    datasets = []
+    _check_visualizer(config)
+    inner = model.module if isinstance(model, BaseTTAModel) else model
+    datasets, batches = [], {}
     for stage in stages:
         loader, loop, _ = STAGES[stage]
         if config.get(loader) is None:
             continue
-        _check_loop(config, loop, stage)
+        stock = _check_loop(config, loop, stage)
+        evaluator = None
         if stage != 'train':
-            _check_evaluator(config, f'{stage}_evaluator')
-        datasets.append(_check_loader(config, loader, kind))
-        _check_classes(config, loader, datasets[-1][1], model)
-    wrapper = _check_optimizer(config, model) if train else None
+            evaluator = _check_evaluator(config, f'{stage}_evaluator')
+        settings, dataset, batch = _check_loader(config, loader, kind)
+        _check_classes(config, loader, dataset, inner)
+        datasets.append((settings, dataset))
+        if stock:
+            batches[stage] = batch, evaluator
+        if evaluator and getattr(dataset, 'metainfo', None):
+            evaluator.dataset_meta = dataset.metainfo
+    wrapper = _check_optimizer(config, inner) if train else None
+    for stage, (batch, evaluator) in batches.items():
+        if stage == 'train':
+            try_training(config, model, batch, wrapper)
+        else:
+            try_testing(config, model, batch, evaluator, stage)
     return Parts(datasets, wrapper)
-
-
-@contextmanager
-def _naming(config: 'Config', key: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # arguments of anything can raise anything
-        raise InputError(
-            f'config {config.filename}: {key} cannot be built: {reason(error)}'
-        ) from error
 
 
 def _registered(registry: 'Registry', settings: dict) -> type:
@@ -110,77 +124,122 @@ def _registered(registry: 'Registry', settings: dict) -> type:
     return kind
 
 
-def check_plain(config: 'Config') -> None:
-    """Check what is neither built nor belongs to a stage.
+def _bound(registry: 'Registry', settings: dict) -> type:
+    """The registered type of a dict, if it takes the other entries."""
+    settings = dict(settings)
+    kind = _registered(registry, settings)
+    inspect.signature(kind).bind(**settings)
+    _check_types(kind, settings)
+    return kind
 
-    Args:
-        config (Config): not changed.
 
-    Raises:
-        InputError: ``log_level`` or ``randomness``.
-    """
-    level = config.get('log_level', 'INFO')
-    if not isinstance(level, int) and not isinstance(
-        logging.getLevelName(str(level)), int
-    ):
-        raise InputError(
-            f'config {config.filename}: log_level: expected DEBUG, INFO, '
-            f'WARNING or ERROR, got {level!r}'
-        )
-    randomness = config.get('randomness') or {}
-    seed = randomness.get('seed') if isinstance(randomness, dict) else 'none'
-    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
-        raise InputError(
-            f'config {config.filename}: randomness.seed: expected None or a '
-            f'whole number from 0 to 2**32 - 1, got {seed!r} in {randomness!r}'
-        )
+def _check_types(kind: type, settings: dict) -> None:
+    """Compare values with the plain types that a class says it takes."""
+    for owner in reversed(getattr(kind, '__mro__', ())):
+        if not owner.__module__.startswith(('mmengine.', 'mmrfa.')):
+            continue  # what others say is not always so
+        hints = getattr(owner.__init__, '__annotations__', {})
+        defaults = inspect.signature(owner.__init__).parameters
+        for name in {*hints} & {*settings} & {*defaults}:
+            hint, value = hints[name], settings[name]
+            options = get_args(hint) if _is_union(hint) else (hint,)
+            options = tuple(get_origin(o) or o for o in options)
+            options += _ALSO.get(options[0], ())
+            known = all(isinstance(option, type) for option in options)
+            whole = isinstance(value, float) and value.is_integer()
+            if known and not (
+                isinstance(value, options)
+                or value is defaults[name].default
+                or (whole and int in options)
+            ):
+                wanted = ' or '.join(o.__name__ for o in options)
+                raise TypeError(f'{name}: expected {wanted}, got {value!r}')
+
+
+def _is_union(hint: object) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
 
 
 def _check_hooks(config: 'Config') -> None:
     from mmengine.hooks import CheckpointHook
-    from mmengine.registry import HOOKS, LOG_PROCESSORS, VISUALIZERS
+    from mmengine.registry import HOOKS, LOG_PROCESSORS
 
     from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
 
-    hooks = config.get('default_hooks') or {}
+    hooks = config.get('default_hooks')
+    hooks = {} if hooks is None else hooks
     custom = config.get('custom_hooks') or []
-    with _naming(config, 'default_hooks'):
+    with naming(config, 'default_hooks'):
         named = {f'default_hooks.{k}': v for k, v in hooks.items()}
     for number, value in enumerate(custom):
         named[f'custom_hooks[{number}]'] = value
     for key, value in named.items():
         if value is None:
             continue
-        with _naming(config, key):
+        with naming(config, key):
             settings = dict(value)
             settings.pop('priority', None)
-            kind = _registered(HOOKS, settings)
-            inspect.signature(kind).bind(**settings)
+            kind = _bound(HOOKS, settings)
+            for entry in ('type', '_scope_'):
+                settings.pop(entry, None)
             if issubclass(kind, CheckpointHook):
                 kind = KeepingCheckpointHook
             # Others may need what only a run has.
             if kind.__module__.startswith(('mmengine.', 'mmrfa.')):
                 kind(**settings)
-    with _naming(config, 'log_processor'):
-        settings = dict(config.get('log_processor') or {})
+    with naming(config, 'log_processor'):
+        settings = config.get('log_processor')
+        settings = {} if settings is None else dict(settings)
         settings.setdefault('type', 'LogProcessor')
         LOG_PROCESSORS.build(settings)
+
+
+def _check_visualizer(config: 'Config') -> None:
+    """Building it would make it the one of the run."""
+    from mmengine.registry import VISBACKENDS, VISUALIZERS
+
     visualizer = config.get('visualizer')
-    with _naming(config, 'visualizer'):
-        # Building it would make it the one of the run.
-        if visualizer:
-            _registered(VISUALIZERS, dict(visualizer))
+    if visualizer is None:
+        return
+    with naming(config, 'visualizer'):
+        _bound(VISUALIZERS, visualizer)
+        if not isinstance(visualizer.get('name', ''), str):
+            raise TypeError(f'name: expected text, got {visualizer["name"]!r}')
+        backends = visualizer.get('vis_backends')
+        if backends is None:
+            backends = []
+        elif isinstance(backends, dict):
+            backends = [backends]
+        for number, backend in enumerate(backends):
+            with naming(config, f'visualizer.vis_backends[{number}]'):
+                _bound(VISBACKENDS, {'save_dir': '', **backend})
 
 
-def _check_loop(config: 'Config', key: str, stage: str) -> None:
+def _check_loop(config: 'Config', key: str, stage: str) -> bool:
+    """Whether it is one of MMEngine's."""
     from mmengine.registry import LOOPS
 
     settings = config[key]
-    with _naming(config, key):
-        if 'type' in settings:
-            _registered(LOOPS, dict(settings))
+    with naming(config, key):
+        if not isinstance(settings, dict):
+            raise TypeError(f'expected a dict, got {settings!r}')
         if stage == 'train' and not {'type', 'by_epoch'} & set(settings):
             raise KeyError('expected type or by_epoch')
+        by_epoch = settings.get('by_epoch')
+        default = dict(
+            train='EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop',
+            val='ValLoop',
+            test='TestLoop',
+        )[stage]
+        rest = {'type': default, **settings}
+        if 'type' not in settings:
+            rest.pop('by_epoch', None)
+        kind = _registered(LOOPS, rest)
+        needed = dict(runner=None, dataloader=None)
+        if stage != 'train':
+            needed['evaluator'] = None
+        inspect.signature(kind).bind(**needed, **rest)
+        module = kind.__module__
     for name in _COUNTS:
         value = settings.get(name, 1)
         if type(value) is not int or value < 1:
@@ -188,16 +247,21 @@ def _check_loop(config: 'Config', key: str, stage: str) -> None:
                 f'config {config.filename}: {key}.{name}: expected a whole '
                 f'number of 1 or more, got {value!r}'
             )
+    return module.startswith('mmengine.')
 
 
-def _check_evaluator(config: 'Config', key: str) -> None:
-    from mmengine.evaluator import Evaluator
+def _check_evaluator(config: 'Config', key: str) -> 'Evaluator':
+    from mmengine.evaluator import BaseMetric, Evaluator
 
-    with _naming(config, key):
+    with naming(config, key):
         settings = config[key]
         if isinstance(settings, dict) and 'metrics' in settings:
             settings = settings['metrics']
-        Evaluator(settings)
+        evaluator = Evaluator(settings)
+        for metric in evaluator.metrics:
+            if not isinstance(metric, BaseMetric):
+                raise TypeError(f'expected metrics, got {metric!r}')
+    return evaluator
 
 
 class _Given:
@@ -226,8 +290,15 @@ def given(loader: dict, dataset: 'Dataset') -> dict:
 def _check_loader(config: 'Config', key: str, kind: type) -> tuple:
     from mmengine.registry import DATASETS
 
-    with _naming(config, f'{key}.dataset'):
+    with naming(config, f'{key}.dataset'):
         settings = config[key]['dataset']
+        for leaf in leaves(settings):
+            for number, step in enumerate(leaf.get('pipeline') or []):
+                if not isinstance(step, dict) or 'type' not in step:
+                    raise TypeError(
+                        f'pipeline[{number}]: expected a dict with type, got '
+                        f'{step!r}'
+                    )
         dataset = DATASETS.build(copy.deepcopy(settings))
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
@@ -237,12 +308,24 @@ def _check_loader(config: 'Config', key: str, kind: type) -> tuple:
             f'config {config.filename}: {key}.dataset: expected samples, got '
             'none; an empty list, or a filter that leaves nothing'
         )
-    with _naming(config, key):
+    with naming(config, key):
         len(kind.build_dataloader(given(config[key], dataset), seed=0))
-    with _naming(config, f'{key}.dataset.pipeline'):
+    pipeline = f'{key}.dataset.pipeline'
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
+    places = {id(t): f'{pipeline}[{i}]' for i, t in enumerate(steps)}
+    with naming(config, pipeline, 'fails', places):
         sample = dataset[0]
     _check_shared_memory(config, key, sample)
-    return settings, dataset
+    here = {k: v for k, v in config[key].items() if k not in _OF_WORKERS}
+    with naming(config, key, 'fails', places):
+        loader = kind.build_dataloader(given(here, dataset), seed=0)
+        batch = next(iter(loader), None)
+    if batch is None:
+        raise InputError(
+            f'config {config.filename}: {key}: expected batches, got none; '
+            f'see its sampler and batch_size, of {size} samples'
+        )
+    return settings, dataset, batch
 
 
 def _check_shared_memory(config: 'Config', key: str, sample: object) -> None:
@@ -297,19 +380,24 @@ def _check_classes(
 
 
 def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
+    import torch
     from mmengine.optim import OptimWrapper, build_optim_wrapper
     from mmengine.registry import PARAM_SCHEDULERS
 
-    with _naming(config, 'optim_wrapper'):
+    with naming(config, 'optim_wrapper'):
         # MMEngine takes entries out of it.
         wrapper = build_optim_wrapper(
             model, copy.deepcopy(config.optim_wrapper)
         )
     if not isinstance(wrapper, OptimWrapper):
         return wrapper
+    if wrapper.clip_grad_kwargs:
+        with naming(config, 'optim_wrapper.clip_grad', 'does not fit'):
+            one = torch.nn.Parameter(torch.zeros(1))
+            one.grad = torch.zeros(1)
+            wrapper.clip_func([one], **wrapper.clip_grad_kwargs)
     for group in wrapper.optimizer.param_groups:
-        for name in ('lr', 'weight_decay', 'momentum', 'eps'):
-            value = group.get(name, 0)
+        for name, value in group.items():
             if isinstance(value, int | float) and not (
                 math.isfinite(value) and value >= 0
             ):
@@ -318,19 +406,27 @@ def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
                     f'{name}: expected a finite number of 0 or more, got '
                     f'{value}'
                 )
-    schedulers = config.get('param_scheduler') or []
+    schedulers = config.get('param_scheduler')
+    if schedulers is None:
+        schedulers = []
     if isinstance(schedulers, dict):
         schedulers = [schedulers]
+    if not isinstance(schedulers, list | tuple):
+        raise InputError(
+            f'config {config.filename}: param_scheduler: expected a dict or a '
+            f'list of them, got {schedulers!r}'
+        )
     for number, settings in enumerate(schedulers):
-        with _naming(config, f'param_scheduler[{number}]'):
-            settings = dict(settings)
-            if settings.pop('convert_to_iter_based', False):
-                part = _registered(PARAM_SCHEDULERS, settings)
+        with naming(config, f'param_scheduler[{number}]'):
+            rest = dict(settings)
+            part = _registered(PARAM_SCHEDULERS, rest)
+            _check_types(part, rest)
+            if rest.pop('convert_to_iter_based', False):
                 part.build_iter_from_epoch(
-                    optimizer=wrapper, epoch_length=9, **settings
+                    optimizer=wrapper, epoch_length=9, **rest
                 )
             else:
                 PARAM_SCHEDULERS.build(
-                    settings, default_args=dict(optimizer=wrapper)
+                    dict(settings), default_args=dict(optimizer=wrapper)
                 )
     return wrapper

@@ -15,12 +15,14 @@ from mmrfa.checkpoints.mmengine_loaders import (
 )
 from mmrfa.engine.config import import_scope, prepare_distributed, reason
 from mmrfa.engine.lock import lock_work_dir
-from mmrfa.engine.parts import check_parts, check_plain
+from mmrfa.engine.naming import naming
+from mmrfa.engine.parts import check_parts
 from mmrfa.engine.resuming import (
     check_optimizer_state,
     find_whole_checkpoint,
     inexact_parts,
 )
+from mmrfa.engine.settings import check_settings
 from mmrfa.errors import InputError
 
 if TYPE_CHECKING:
@@ -113,16 +115,18 @@ class Checked:
 
         from mmrfa.datasets import check_data_roots
 
-        check_plain(config)
+        check_settings(config)
         loaders = ('train_dataloader', 'val_dataloader')
-        check_data_roots(config, loaders if train else ('test_dataloader',))
+        for loader in loaders if train else ('test_dataloader',):
+            with naming(config, loader, 'cannot be read'):
+                check_data_roots(config, [loader])
         # As the Runner does, so that a seed stands for the same weights.
         set_random_seed((config.get('randomness') or {}).get('seed'))
         self.model = model = build_model(config)
         self.random_state = torch.get_rng_state()
+        self.datasets, optim_wrapper = check_parts(config, model, kind, train)
         if isinstance(model, BaseTTAModel):
             model = model.module
-        self.datasets, optim_wrapper = check_parts(config, model, kind, train)
         self.notes, self.seed = [], None
         resume = train and config.get('resume')
         path = config.get('load_from')
@@ -187,22 +191,9 @@ def build_model(config: 'Config') -> 'nn.Module':
     model = config.model.copy()
     if config.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', config.data_preprocessor)
-    try:
+    scope = config.get('default_scope')
+    with naming(config, 'model', f'cannot be built in scope {scope}'):
         return MODELS.build(model)
-    except InputError:
-        raise
-    except (
-        AssertionError,
-        AttributeError,
-        ImportError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise InputError(
-            f'config {config.filename}: the model cannot be built: '
-            f'{reason(error)}'
-        ) from error
 
 
 def check_pretrained(model: 'nn.Module', reader: ReadAhead) -> None:

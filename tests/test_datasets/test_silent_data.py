@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mmrfa.datasets import CheckedBackend, CheckMask, check_data_roots
+from mmrfa.datasets.inspection import look_at_image
 from mmrfa.errors import InputError
 
 
@@ -48,6 +49,30 @@ def test_images_that_decoders_turn(check) -> None:
         expected = f'a.jpg: .*EXIF orientation {orientation}'
         with pytest.raises(InputError, match=expected):
             check(mask, orientation)
+
+
+def damaged(whole: bytes) -> dict[str, bytes]:
+    """JPEGs that decode, but not as they were."""
+    middle = len(whole) // 2
+    hole = whole[:middle] + bytes(300) + whole[middle + 300 :]
+    return dict(half=whole[:middle] + b'\xff\xd9', hole=hole)
+
+
+@pytest.mark.parametrize('kind', ['half', 'hole'])
+def test_what_only_the_decoder_notices(tmp_path, capfd, kind) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    path = tmp_path / 'a.jpg'
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    strict = CheckedBackend(strict=True)
+    assert strict.get(str(path)) == whole
+    assert look_at_image(str(path))[1] == []
+    path.write_bytes(damaged(whole)[kind])
+    CheckedBackend().get(str(path))  # as documented
+    with pytest.raises(InputError, match='a.jpg: .*the decoder says: Corrupt'):
+        strict.get(str(path))
+    assert 'Corrupt' in look_at_image(str(path))[1][0]
+    assert capfd.readouterr().err == ''
 
 
 def test_pipes_and_folders_are_no_images(tmp_path) -> None:

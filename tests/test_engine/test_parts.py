@@ -1,13 +1,17 @@
 """What a config says wrongly is named before anything is written."""
 
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
+from PIL import Image
 
+from mmrfa.engine import parts
 from mmrfa.engine.cli import user_message
 from mmrfa.errors import InputError
 
@@ -36,10 +40,20 @@ WRONG = [
     ('optim_wrapper', None, 'found no optim_wrapper'),
     (f'{OPTIMIZER}.type', 'Adamm', 'optim_wrapper'),
     (f'{OPTIMIZER}.lr', float('inf'), 'lr: expected a finite number'),
-    (f'{OPTIMIZER}.lr', float('nan'), 'learning rate: nan'),
+    (f'{OPTIMIZER}.lr', float('nan'), 'lr: expected a finite number'),
     (f'{OPTIMIZER}.lr', -1, 'learning rate: -1'),
     (f'{OPTIMIZER}.lr', 'fast', 'optim_wrapper'),
     (f'{OPTIMIZER}.rate', 1, 'rate'),
+    (
+        'optim_wrapper.paramwise_cfg',
+        dict(custom_keys=dict(head=dict(lr_mult=-1.0))),
+        'lr',
+    ),
+    ('optim_wrapper.clip_grad', dict(max_norm='far'), 'clip_grad'),
+    ('model.data_preprocessor.std', [1.0, 0.0, 1.0], 'std.1: .* above 0'),
+    ('model.decode_head.in_channels', 9, 'model.decode_head.*cannot be tra'),
+    ('model.test_cfg.mode', 'half', 'model fails in val: .*"slide"'),
+    ('val_evaluator.iou_metrics', ['mIou'], 'val_evaluator fails'),
     ('param_scheduler', [dict(type='PolyLR', stop=3)], 'stop'),
     ('param_scheduler', [dict(type='Sinking')], 'Sinking'),
     ('train_cfg.max_iters', 0, 'train_cfg.max_iters'),
@@ -71,17 +85,6 @@ def test_named(sample_root, tmp_path, key, value, named) -> None:
     assert not (tmp_path / 'work').exists()
 
 
-@pytest.mark.skipif(not os.path.isdir('/dev/shm'), reason='needs /dev/shm')
-def test_workers_without_room(sample_root, tmp_path, monkeypatch) -> None:
-    """They would hang, or die of a bus error."""
-    small = SimpleNamespace(f_bavail=3, f_frsize=4096)
-    monkeypatch.setattr(os, 'statvfs', lambda _: small)
-    config = segmentation(sample_root, tmp_path / 'work', workers=2)
-    with pytest.raises(InputError, match='train_dataloader: .*/dev/shm'):
-        train(config)
-    assert not (tmp_path / 'work').exists()
-
-
 def test_a_dead_worker_is_one_line(sample_root, tmp_path) -> None:
     """As where memory runs out."""
     config = segmentation(sample_root, tmp_path, workers=1)
@@ -99,3 +102,100 @@ def test_a_dead_worker_is_one_line(sample_root, tmp_path) -> None:
             train(config)
     line = user_message(caught.value)
     assert line.startswith('DataLoader worker') and '\n' not in line
+
+
+@pytest.fixture
+def refused(sample_root, tmp_path):
+    """``refused(match, change)``: train what was changed in a copy."""
+
+    def run(match: str, change=None, **top: object) -> None:
+        root, work = tmp_path / 'data', tmp_path / 'work'
+        shutil.copytree(sample_root, root, dirs_exist_ok=True)
+        config = segmentation(root, work)
+        config.merge_from_dict(top)
+        if change is not None:
+            change(root / 'VOCdevkit/VOC2012', config)
+        with pytest.raises(InputError, match=match) as caught:
+            train(config)
+        assert '\n' not in str(caught.value)
+        assert not work.exists()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('content', 'match'),
+    [
+        (b'', 'train_dataloader.dataset: expected samples, got none'),
+        (b'caf\xe9\n', 'train_dataloader.dataset cannot be built: Unicode'),
+        (b'../a\n', 'train_dataloader.dataset.pipeline.0. fails: FileNot'),
+    ],
+    ids=['empty', 'latin-1', 'elsewhere'],
+)
+def test_list_of_images(refused, content, match) -> None:
+    def change(root, config) -> None:
+        (root / 'ImageSets/Segmentation/train.txt').write_bytes(content)
+
+    refused(match, change)
+
+
+def test_mask_of_one_pixel(refused) -> None:
+    def change(root, config) -> None:
+        for mask in (root / 'SegmentationClass').iterdir():
+            Image.fromarray(np.zeros((1, 1), np.uint8)).save(mask)
+        step = dict(type='CheckMask', num_classes=4)
+        config.train_dataloader.dataset.pipeline.insert(2, step)
+
+    refused('expected the height and width of its image .* single row', change)
+
+
+def test_memory_that_workers_share(refused, monkeypatch) -> None:
+    room = SimpleNamespace(f_bavail=1, f_frsize=1 << 12)
+    monkeypatch.setattr(parts.os, 'statvfs', lambda place: room)
+    workers = {
+        'train_dataloader.num_workers': 2,
+        'train_dataloader.persistent_workers': True,
+    }
+    refused('MiB in /dev/shm for 2 workers, found 0; give', **workers)
+
+
+def test_weights_that_fit_nothing(refused, tmp_path) -> None:
+    path = tmp_path / 'other.pth'
+    torch.save(dict(state_dict=dict(a=torch.zeros(3))), path)
+    refused(
+        "got none of its names and shapes .first: 'a'", load_from=str(path)
+    )
+
+
+def test_plain_network_of_another_depth(refused, tmp_path) -> None:
+    from mmrfa.models import RFAResNet
+
+    path = tmp_path / 'plain.pth'
+    torch.save(RFAResNet(34, base_channels=8).state_dict(), path)
+    init = dict(type='PretrainedResNet', checkpoint=str(path))
+
+    def change(root, config) -> None:
+        config.model.backbone = dict(
+            type='RFAResNet', depth=18, base_channels=8, init_cfg=init
+        )
+        config.model.decode_head.in_channels = 16
+
+    refused('plain.pth', change)
+
+
+def test_backend_that_cannot_run(refused, monkeypatch) -> None:
+    """At the first batch that is tried, not at the first step."""
+    from mmrfa.ops import dispatch
+    from mmrfa.ops.primitives import support
+
+    monkeypatch.setattr(dispatch, '_forced', ('compiled', 'MMRFA_BACKEND'))
+    monkeypatch.setattr(support, 'unavailable', lambda: 'an old torch')
+
+    def change(root, config) -> None:
+        config.model.backbone = dict(
+            type='RFAResNet', depth=18, base_channels=8,
+            attention_conv=dict(type='RFAConv'),
+        )  # fmt: skip
+        config.model.decode_head.in_channels = 16
+
+    refused("backend 'compiled' cannot run rfa_conv2d: an old", change)
