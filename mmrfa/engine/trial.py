@@ -78,7 +78,8 @@ def try_testing(
         trial.eval()
         outputs = getattr(trial, f'{stage}_step')(batch)
         places = {id(m): f'{stage}_evaluator' for m in evaluator.metrics}
-        with naming(config, f'{stage}_evaluator', 'fails', places):
+        what = f'fails on {stage}_dataloader'
+        with naming(config, f'{stage}_evaluator', what, places):
             evaluator.process(data_samples=outputs, data_batch=batch)
             for metric in evaluator.metrics:
                 if not any(hasattr(metric, name) for name in _LEFT_OUT):
