@@ -92,7 +92,11 @@ def _copy_of(
 ) -> Iterator['nn.Module']:
     import torch
     from mmengine.device import get_device
+    from mmengine.logging import MessageHub
 
+    hub = MessageHub.get_current_instance()
+    if hub.get_info('iter') is None:  # which some parts ask for
+        hub.update_info('iter', 0)
     try:
         trial = copy.deepcopy(model)
     except Exception:  # some cannot be copied; the run will tell
