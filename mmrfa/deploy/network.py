@@ -5,10 +5,8 @@ import json
 from typing import TYPE_CHECKING
 
 from mmrfa.checkpoints.fit import check_fits
-from mmrfa.checkpoints.reading import (
-    load_checkpoint_file,
-    load_safely_everywhere,
-)
+from mmrfa.checkpoints.mmengine_loaders import load_safely_everywhere
+from mmrfa.checkpoints.reading import load_checkpoint_file
 from mmrfa.engine.config import import_scope
 from mmrfa.engine.run import build_model
 from mmrfa.errors import InputError
