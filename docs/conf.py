@@ -41,27 +41,32 @@ exclude_patterns = ['.*', 'build', 'data', 'tests', 'work_dirs']
 # The menu. On GitHub, README.md has the links.
 MENU = {
     'Use': [
-        'docs/install',
-        'docs/any-model',
-        'docs/own-data',
-        'docs/configs',
-        'docs/weights',
-        'docs/deploy',
+        'Start <self>',
+        'Install </docs/install>',
+        'Any PyTorch network </docs/any-model>',
+        'Your own data </docs/own-data>',
+        'Configs and training </docs/configs>',
+        'Weights </docs/weights>',
+        'Predict, look, export </docs/deploy>',
     ],
     'Know': [
-        'docs/operators',
-        'docs/backends',
-        'docs/results',
-        'docs/examples/index',
-        'docs/api',
+        'Operators </docs/operators>',
+        'Forms and speed </docs/backends>',
+        'Results </docs/results>',
+        'Examples </docs/examples/index>',
+        'Reference </docs/api>',
     ],
-    'Build': ['docs/structure', 'CONTRIBUTING', 'CHANGELOG'],
+    'Build': [
+        'How it is built </docs/structure>',
+        'Contributing </CONTRIBUTING>',
+        'Changelog </CHANGELOG>',
+    ],
 }
 # What others lead to.
 CHILDREN = {
-    'docs/operators': 'mmrfa/ops/*/README',
-    'docs/configs': 'configs/*/README',
-    'docs/backends': 'benchmarks/results/*',
+    'docs/operators': '/mmrfa/ops/*/README',
+    'docs/configs': '/configs/*/README',
+    'docs/backends': '/benchmarks/results/*',
 }
 
 myst_enable_extensions = ['colon_fence']
@@ -76,7 +81,9 @@ sphinx_gallery_conf = dict(
     examples_dirs='docs/gallery',
     gallery_dirs='docs/examples',
     filename_pattern='/plot_',
+    within_subsection_order='FileNameSortKey',
     abort_on_example_error=True,
+    capture_repr=(),
     copyfile_regex='',
     download_all_examples=False,
     show_memory=False,
@@ -96,7 +103,7 @@ matplotlib.use('Agg')
 def toctree(caption: str, pages: list[str], *options: str) -> str:
     """A list of pages that shows in the menu alone."""
     lines = [f':caption: {caption}'] if caption else []
-    lines += [':hidden:', *options, '', *(f'/{page}' for page in pages)]
+    lines += [':hidden:', *options, '', *pages]
     return '\n'.join(['', '```{toctree}', *lines, '```', ''])
 
 

@@ -16,6 +16,7 @@ COMPLETE = (
     'test.txt',
     'pytest.txt',
     'lint.txt',
+    'docs.txt',
     'yolo.txt',
 )
 

@@ -61,5 +61,6 @@ figure, axis = plt.subplots(figsize=(6, 2.4), layout='constrained')
 ratios = [value / times['nn.Conv2d'] for value in times.values()]
 bars = axis.barh(list(times), ratios, color=['#888', *['#4363d8'] * 9])
 axis.bar_label(bars, fmt=' %.1f')
+axis.margins(x=0.1)
 axis.invert_yaxis()
 axis.set_xlabel('time / nn.Conv2d; 64 channels, 56x56, one thread')
