@@ -132,8 +132,8 @@ def escape_stars(app: Sphinx, *args) -> None:
     """Let ``*args, **kwargs:`` in a docstring be text, not emphasis."""
     lines = args[-1]
     for number, line in enumerate(lines):
-        if line.lstrip().startswith('*'):
-            name, colon, text = line.partition(':')
+        name, colon, text = line.partition(':')
+        if re.fullmatch(r'[\s\w,*]+', name):
             lines[number] = name.replace('*', r'\*') + colon + text
 
 
