@@ -82,6 +82,7 @@ sphinx_gallery_conf = dict(
     gallery_dirs='docs/examples',
     filename_pattern='/plot_',
     within_subsection_order='FileNameSortKey',
+    run_stale_examples=True,  # they show the code of today
     abort_on_example_error=True,
     capture_repr=(),
     copyfile_regex='',
