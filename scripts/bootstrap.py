@@ -3,6 +3,7 @@
     bootstrap.py base            segmentation, without a compiler
     bootstrap.py base ops test   detection, compiled operators, pytest
     bootstrap.py lint            ruff and codespell, without torch
+    bootstrap.py base docs       the site, without a compiler
 
 Needs nothing but Python. A repeat takes seconds and no network.
 """
