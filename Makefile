@@ -22,7 +22,7 @@ export PYTHONUNBUFFERED := 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help base ops demo test test-fast test-classification test-oldest \
-  lint clean
+  lint docs clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' '$(ROOT)/Makefile' \
@@ -83,6 +83,11 @@ lint: ## ruff, codespell, and that imports go down only
 	@cd '$(ROOT)'; '$(VENV)/ruff' check; '$(VENV)/ruff' format --check; \
 	'$(VENV)/codespell'; '$(VENV)/lint-imports' --no-cache
 
+docs: ## make the site, build/site/index.html; warnings are errors
+	@$(BOOTSTRAP) base docs $(TORCH_OPTION)
+	@cd '$(ROOT)'; '$(VENV)/python' -m sphinx -q -E -W --keep-going -c docs . build/site; \
+	echo 'made build/site/index.html'
+
 clean: ## remove environments and caches; data and work_dirs stay
-	@cd '$(ROOT)'; rm -rf .venv .venv-cls .venv-oldest .pytest_cache .ruff_cache build dist mmrfa/.mim; \
+	@cd '$(ROOT)'; rm -rf .venv .venv-cls .venv-oldest .pytest_cache .ruff_cache build dist docs/examples mmrfa/.mim; \
 	find . -name __pycache__ -prune -exec rm -rf {} +

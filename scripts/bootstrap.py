@@ -3,6 +3,7 @@
     bootstrap.py base            segmentation, without a compiler
     bootstrap.py base ops test   detection, compiled operators, pytest
     bootstrap.py lint            ruff and codespell, without torch
+    bootstrap.py base docs       the site, without a compiler
 
 Needs nothing but Python. A repeat takes seconds and no network.
 """
@@ -240,7 +241,7 @@ def main(names: list[str], torch: str) -> None:
     install_mmrfa()
     if 'ops' in names:
         install_operators()
-    if names != ['base']:
+    if names not in (['base'], ['base', 'docs']):
         build = 'setup.py', '-q', 'build_ext', '--inplace'
         output = python('kernels', *build, CFLAGS=FLAGS)
         for why in re.findall('.*(?:not built|failed).*', output):

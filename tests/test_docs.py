@@ -9,12 +9,16 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmrfa import layers, ops
+from mmrfa.console import COMMANDS
+from mmrfa.models.weights.pretrained import PRETRAINED
 from mmrfa.openmmlab import DISTRIBUTIONS, ORIGINALS
 
 REPO = Path(__file__).resolve().parents[1]
@@ -65,6 +69,71 @@ PROGRAMS = [
 def test_everything_is_collected():
     assert len(PROGRAMS) >= 4
     assert len(DOCUMENTS) >= 13
+
+
+# Blocks of Python that are no programs by themselves, and what runs them.
+READ_BY = {
+    'any-model': {'YOLO(': 'a training on data that is fetched'},
+    'configs': {
+        "_base_ = './": 'test_experiment_runs',
+        "_base_ = 'mmdet::": 'test_models/test_converted.py',
+        'custom_hooks': 'test_engine/test_long_runs.py',
+    },
+    'own-data': {
+        'import ': 'test_tools/test_own_data.py',
+        '_base_': 'test_tools/test_own_data.py',
+    },
+    'weights': {'init_cfg = dict(': 'test_the_start_of_a_config_is_known'},
+    'CONTRIBUTING': {'MyConv': 'test_own_operator_and_its_test_run'},
+}
+
+
+def test_every_block_is_run():
+    programs = {param.values for param in PROGRAMS}
+    for page in PAGES:
+        for code in blocks(page, ''):
+            told = any(word in code for word in READ_BY.get(page, ()))
+            assert told or (page, code) in programs, f'{page}:\n{code}'
+
+
+def test_the_start_of_a_config_is_known():
+    (code,) = blocks('weights', 'init_cfg = dict(')
+    names = {}
+    exec(code, names)
+    assert names['init_cfg']['type'] in PRETRAINED
+
+
+def test_options_of_commands_exist():
+    """Every option that a page shows stands in the tool, or where all do."""
+    text = '\n'.join(TEXTS.values()).replace('\\\n', ' ')
+    pattern = r'(?:^|`)(?:python tools/([\w/]+\.py)|mmrfa ([\w-]+)) ([^`\n#]*)'
+    shared = (REPO / 'mmrfa/engine/cli.py').read_text()
+    checked = 0
+    for script, command, arguments in re.findall(pattern, text, re.M):
+        if not script and command not in COMMANDS:
+            continue
+        tool = REPO / 'tools' / (script or COMMANDS[command][0])
+        code = tool.read_text() + shared
+        for option in re.findall(r'(?<!\S)--[a-z0-9-]+', arguments):
+            assert f"'{option}'" in code, f'{tool.name} {option}'
+            checked += 1
+    assert checked > 15
+
+
+def test_costs_of_operators_are_counted():
+    def cost(kind: type) -> tuple[int, int]:
+        layer = kind(64, 64, 3, padding=1, device='meta').eval()
+        with FlopCounterMode(display=False) as counter:
+            layer(torch.empty(1, 64, 56, 56, device='meta'))
+        count = sum(p.numel() for p in layer.parameters())
+        return count, counter.get_total_flops()
+
+    plain = cost(nn.Conv2d)
+    rows = []
+    for operator in layers.OPERATORS:
+        size, work = (a / b for a, b in zip(cost(operator), plain))
+        rows.append(f'| `{operator.__name__}` | {size:.2f} | {work:.3f} |')
+    assert '\n'.join(rows) in TEXTS['operators']
 
 
 def test_readme_is_short():
@@ -123,7 +192,7 @@ def test_own_operator_and_its_test_run(tmp_path, monkeypatch):
 
 
 def test_experiment_runs():
-    (code,) = blocks('configs', "_base_ = './")
+    (code,) = blocks('configs', 'RFCAConv in the last two')
     # Read from the folder that the page puts it in, without writing there.
     code = code.replace("'./", f"'{CONFIGS}/")
     config = Config.fromstring(code, '.py')

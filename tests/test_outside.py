@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,8 +39,12 @@ def clone(tmp_path_factory) -> Path:
     for name in 'mmrfa', 'configs', 'tools':
         shutil.copytree(REPO / name, target / name, ignore=ignore)
     files = 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'model-index.yml'
-    for name in (*files, 'README.md', 'LICENSE'):
+    texts = 'README.md', 'LICENSE', 'CHANGELOG.md', 'CITATION.cff'
+    for name in (*files, *texts):
         shutil.copy(REPO / name, target)
+    # What setuptools takes by itself where it finds it.
+    (target / 'tests').mkdir()
+    shutil.copy(__file__, target / 'tests')
     return target
 
 
@@ -64,8 +69,39 @@ def build(clone: Path, kind: str, out: Path) -> Path:
 
 
 @pytest.fixture(scope='module')
-def wheel(clone, tmp_path_factory) -> Path:
-    return build(clone, 'wheel', tmp_path_factory.mktemp('wheel') / 'out')
+def sdist(clone, tmp_path_factory) -> Path:
+    return build(clone, 'sdist', tmp_path_factory.mktemp('sdist') / 'out')
+
+
+@pytest.fixture(scope='module')
+def wheel(sdist, tmp_path_factory) -> Path:
+    """Made from the archive of sources, as ``python -m build`` does."""
+    place = tmp_path_factory.mktemp('wheel')
+    with tarfile.open(sdist) as archive:
+        archive.extractall(place, filter='data')
+    (sources,) = place.iterdir()
+    return build(sources, 'wheel', place / 'out')
+
+
+def test_the_sdist_holds_what_is_built_from(clone, sdist):
+    with tarfile.open(sdist) as archive:
+        names = {
+            name.partition('/')[2]
+            for name in archive.getnames()
+            if '.egg-info' not in name
+        }
+    kept = {
+        path.relative_to(clone).as_posix()
+        for path in clone.rglob('*')
+        if path.is_file()
+        and path.suffix in ('.py', '.sh', '.cpp', '.h', '.inl', '.cff')
+        and not {'build', '.mim', 'tests'} & set(path.relative_to(clone).parts)
+    }
+    assert len(kept) > 300 and kept <= names
+    text = {'README.md', 'LICENSE', 'CHANGELOG.md', 'pyproject.toml'}
+    assert text <= names
+    top = {name.partition('/')[0] for name in names}
+    assert not top & {'tests', 'docs', 'benchmarks', 'work_dirs', 'data'}
 
 
 def test_the_wheel_ships_configs_and_asks_for_torch_only(clone, wheel):
@@ -88,7 +124,11 @@ def test_the_wheel_ships_configs_and_asks_for_torch_only(clone, wheel):
     assert modules <= names
     assert not [n for n in names if n.startswith(('tests', 'scripts'))]
     (file,) = [n for n in names if n.endswith('.dist-info/METADATA')]
-    lines = wheel.read(file).decode().splitlines()
+    metadata = wheel.read(file).decode()
+    # what a package index checks: a description, and how it is to be read
+    assert 'Description-Content-Type: text/markdown\n' in metadata
+    assert '\n\n# mmrfa\n' in metadata
+    lines = metadata.splitlines()
     needs = [
         Requirement(line.removeprefix('Requires-Dist: '))
         for line in lines

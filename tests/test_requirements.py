@@ -16,6 +16,7 @@ COMPLETE = (
     'test.txt',
     'pytest.txt',
     'lint.txt',
+    'docs.txt',
     'yolo.txt',
 )
 
@@ -48,8 +49,9 @@ def test_the_lists_are_complete():
     listed = requirements('torch.txt', *COMPLETE)
     known = {
         'opencv-python',  # opencv-python-headless gives the same module
-        'networkx',  # torch brings it, and
+        'networkx',  # torch brings it and what follows
         'sympy',
+        'jinja2',
         'pip',  # the environment has it
         'imagecorruptions-imaug',  # for the transform Corrupt alone
         'opendatalab',  # for `mim download` of data sets alone

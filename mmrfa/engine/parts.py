@@ -168,7 +168,13 @@ def _check_hooks(config: 'Config') -> None:
 
     hooks = config.get('default_hooks')
     hooks = {} if hooks is None else hooks
-    custom = config.get('custom_hooks') or []
+    custom = config.get('custom_hooks')
+    custom = [] if custom is None else custom
+    if not isinstance(custom, list | tuple):
+        raise InputError(
+            f'config {config.filename}: custom_hooks: expected a list, got '
+            f'{custom!r}'
+        )
     with naming(config, 'default_hooks'):
         named = {f'default_hooks.{k}': v for k, v in hooks.items()}
     for number, value in enumerate(custom):
