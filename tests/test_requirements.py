@@ -55,6 +55,7 @@ def test_the_lists_are_complete():
         'pip',  # the environment has it
         'imagecorruptions-imaug',  # for the transform Corrupt alone
         'opendatalab',  # for `mim download` of data sets alone
+        'openvino-telemetry',  # reports the use of convert_model
     }
     checked = 0
     for name, pin in listed.items():

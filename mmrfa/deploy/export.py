@@ -197,7 +197,8 @@ def _to_openvino(part: Part, images: Tensor, file: Path, text: str) -> None:
 
     onnx = file.with_suffix('.onnx')
     _to_onnx(part, images, onnx, text)
-    network = openvino.convert_model(onnx)
+    # Not convert_model, which reports its use to OpenVINO's makers.
+    network = openvino.Core().read_model(onnx)
     onnx.unlink()
     network.set_rt_info(text, KEY)
     openvino.save_model(network, file, compress_to_fp16=False)
