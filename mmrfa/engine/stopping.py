@@ -1,6 +1,8 @@
 """SIGTERM and Ctrl-C: finish the step, save, say how to go on."""
 
+import atexit
 import functools
+import multiprocessing
 import os
 import shlex
 import signal
@@ -73,10 +75,28 @@ def spare_workers(loader: DataLoader) -> DataLoader:
         DataLoader: the same.
     """
     if loader.num_workers > 0:
+        _end_workers_at_exit()
         loader.worker_init_fn = functools.partial(
             _spare, loader.worker_init_fn
         )
     return loader
+
+
+@functools.cache
+def _end_workers_at_exit() -> None:
+    atexit.register(_end_workers)
+
+
+def _end_workers() -> None:
+    """Ask workers to end until they do.
+
+    torch asks them at exit, and Python asks them once more and waits for
+    ever; both requests together may count as the one that is spared.
+    """
+    for worker in multiprocessing.active_children():
+        while worker.daemon and worker.is_alive():
+            worker.terminate()
+            worker.join(0.1)
 
 
 def _spare(start: Callable[[int], None] | None, worker: int) -> None:
