@@ -1,20 +1,15 @@
 """SIGTERM and Ctrl-C: finish the step, save, say how to go on."""
 
-import atexit
-import functools
-import multiprocessing
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
 from types import FrameType
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch.utils.data import DataLoader
 
 from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
 
@@ -60,55 +55,6 @@ class StopSignals:
                     'again to stop at once',
                     file=sys.stderr,
                 )
-
-
-def spare_workers(loader: DataLoader) -> DataLoader:
-    """Let the workers of a loader outlive the first signal to stop.
-
-    Launchers send it to all processes; the step that is to be finished needs
-    the workers.
-
-    Args:
-        loader (DataLoader): nothing was drawn from it yet.
-
-    Returns:
-        DataLoader: the same.
-    """
-    if loader.num_workers > 0:
-        _end_workers_at_exit()
-        loader.worker_init_fn = functools.partial(
-            _spare, loader.worker_init_fn
-        )
-    return loader
-
-
-@functools.cache
-def _end_workers_at_exit() -> None:
-    atexit.register(_end_workers)
-
-
-def _end_workers() -> None:
-    """Ask workers to end until they do.
-
-    torch asks them at exit, and Python asks them once more and waits for
-    ever; both requests together may count as the one that is spared.
-    """
-    for worker in multiprocessing.active_children():
-        while worker.daemon and worker.is_alive():
-            worker.terminate()
-            worker.join(0.1)
-
-
-def _spare(start: Callable[[int], None] | None, worker: int) -> None:
-    if start is not None:
-        start(worker)
-    for number in SIGNALS:
-        signal.signal(number, _once)
-
-
-def _once(*_: object) -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
 
 
 class StopHook(Hook):

@@ -168,7 +168,6 @@ def test_two_processes_are_stopped(tmp_path, sample_root) -> None:
             ['bash', TOOLS / 'dist_train.sh', TINY_SEG.with_name(
                 'tinier_seg.py'), '2', '--work-dir', work, '--cfg-options',
              'train_cfg.max_iters=100000', 'train_cfg.val_interval=100000',
-             'train_dataloader.num_workers=1',
              'default_hooks.checkpoint.interval=100000'],
             stdout=out, stderr=out,
             env=environment(MMRFA_DATA_ROOT=sample_root),
