@@ -161,7 +161,7 @@ def test_two_processes_on_cpu(tmp_path, sample_root) -> None:
 
 
 def test_two_processes_are_stopped(tmp_path, sample_root) -> None:
-    """By torchrun, which signals the workers of both as well."""
+    """By torchrun, which signals both."""
     log, work = tmp_path / 'log.txt', tmp_path / 'run'
     with log.open('w') as out:
         run = subprocess.Popen(
