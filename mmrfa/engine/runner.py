@@ -15,7 +15,7 @@ from mmrfa.engine.parts import given
 from mmrfa.engine.resuming import changes
 from mmrfa.engine.seeding import StepSeedHook, seed_samples
 from mmrfa.engine.size_hook import BatchSizeHook
-from mmrfa.engine.stopping import StopHook, StopSignals
+from mmrfa.engine.stopping import StopHook, StopSignals, spare_workers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,6 +110,8 @@ def checked_runner(kind: type, checked: object | None, train: bool) -> type:
             if checked is not None:
                 dataloader = _with_dataset(dataloader, checked.datasets)
             loader = kind.build_dataloader(dataloader, seed, **options)
+            if train:
+                spare_workers(loader)
             return loader if seed is None else seed_samples(loader, seed)
 
         def build_train_loop(self, loop):

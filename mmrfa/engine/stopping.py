@@ -1,15 +1,18 @@
 """SIGTERM and Ctrl-C: finish the step, save, say how to go on."""
 
+import functools
 import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
 
@@ -46,7 +49,7 @@ class StopSignals:
         for each in SIGNALS:
             signal.signal(each, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # Workers get the signals of their group; they go on until the end.
+        # A child that was forked has this handler, and is not meant.
         if os.getpid() == self._process:
             self.number = number
             if is_main_process():
@@ -55,6 +58,32 @@ class StopSignals:
                     'again to stop at once',
                     file=sys.stderr,
                 )
+
+
+def spare_workers(loader: DataLoader) -> DataLoader:
+    """Keep signals to a whole group from the workers of a loader.
+
+    Ctrl-C and launchers signal a process with all that it started; the step
+    that is to be finished needs the workers. One that is meant itself, as
+    torch does at the end, still ends at once.
+
+    Args:
+        loader (DataLoader): nothing was drawn from it yet.
+
+    Returns:
+        DataLoader: the same.
+    """
+    if loader.num_workers > 0:
+        loader.worker_init_fn = functools.partial(
+            _leave_group, loader.worker_init_fn
+        )
+    return loader
+
+
+def _leave_group(start: Callable[[int], None] | None, worker: int) -> None:
+    os.setpgid(0, 0)
+    if start is not None:
+        start(worker)
 
 
 class StopHook(Hook):

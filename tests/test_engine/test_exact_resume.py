@@ -1,6 +1,7 @@
 """Killed at any moment, a run goes on to the very same weights."""
 
 import functools
+import os
 import pickle
 import random
 import signal
@@ -18,6 +19,7 @@ from .tiny_runs import (
     assert_same,
     detection,
     in_child,
+    kill_group,
     killing,
     segmentation,
     train,
@@ -76,10 +78,12 @@ def test_stopped(
     calls = []
 
     def run() -> None:
+        os.setpgrp()
         killing(
             TinyBackbone, 'forward',
             lambda *_: trains() and (calls.append(0) or len(calls) == step),
             number,
+            kill_group,
         )  # fmt: skip
         train(make(sample_root, tmp_path, workers=1))
 

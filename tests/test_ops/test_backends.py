@@ -73,8 +73,6 @@ def make(layer, case, training, momentum=0.1):
             norm.momentum = momentum
             nn.init.uniform_(norm.weight, 0.5, 1.5)
             nn.init.uniform_(norm.bias, -0.5, 0.5)
-            if layer is AWConv:  # over the few pixels that it pools to
-                norm.eps = 0.1
             nn.init.uniform_(norm.running_mean, -0.5, 0.5)
             nn.init.uniform_(norm.running_var, 0.5, 2)
     if module.taps == 1 and module.feature_norm is not None:

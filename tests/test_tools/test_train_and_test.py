@@ -138,6 +138,9 @@ def test_two_processes_on_cpu(tmp_path, sample_root) -> None:
     done = run_script(
         'dist_train.sh', TINY_SEG, 2, '--work-dir', 'run', '--cfg-options',
         'train_cfg.max_iters=2', 'default_hooks.checkpoint.interval=2',
+        # their end is the end of the run, too
+        'train_dataloader.num_workers=1',
+        'train_dataloader.persistent_workers=True',
         cwd=tmp_path, MMRFA_DATA_ROOT=sample_root,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -161,13 +164,14 @@ def test_two_processes_on_cpu(tmp_path, sample_root) -> None:
 
 
 def test_two_processes_are_stopped(tmp_path, sample_root) -> None:
-    """By torchrun, which signals both."""
+    """By torchrun, which signals the workers of both as well."""
     log, work = tmp_path / 'log.txt', tmp_path / 'run'
     with log.open('w') as out:
         run = subprocess.Popen(
             ['bash', TOOLS / 'dist_train.sh', TINY_SEG.with_name(
                 'tinier_seg.py'), '2', '--work-dir', work, '--cfg-options',
              'train_cfg.max_iters=100000', 'train_cfg.val_interval=100000',
+             'train_dataloader.num_workers=1',
              'default_hooks.checkpoint.interval=100000'],
             stdout=out, stderr=out,
             env=environment(MMRFA_DATA_ROOT=sample_root),
