@@ -458,7 +458,7 @@ def test_layers(layer, case, training, dtype, layout):
     n, c, _, height, width = case[0]
     x = torch.randn(n, c, height, width, device=DEVICE)
     x = x.contiguous(memory_format=LAYOUTS[layout])
-    test_backends.compare(module, x, 'compiled', dtype)
+    test_backends.compare(module, x[None], 'compiled', dtype)
 
 
 def test_autocast_reaches_the_kernels(monkeypatch):
@@ -666,7 +666,7 @@ def test_on_the_device_at_working_size(layer, layout, size, form):
     n, c, _, *image = case[0]
     x = torch.randn(n, c, *image, device=DEVICE)
     x = x.contiguous(memory_format=LAYOUTS[layout])
-    test_backends.compare(module, x, 'compiled', torch.bfloat16)
+    test_backends.compare(module, x[None], 'compiled', torch.bfloat16)
 
 
 @on_gpu
