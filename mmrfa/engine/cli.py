@@ -32,7 +32,7 @@ _KNOWN = re.compile(
 )
 
 
-def run_tool(main: Callable[[], None]) -> int:
+def run_tool(main: Callable[[], int | None]) -> int:
     """Run a tool and turn what a user can mend into one line.
 
     Prints ``error: ...`` on stderr, without the traceback; the environment
@@ -43,17 +43,17 @@ def run_tool(main: Callable[[], None]) -> int:
         main (Callable): the tool.
 
     Returns:
-        int: exit status; 0, 2 after a user's error, 130 after Ctrl-C, 141
-        where nobody reads the output any more.
+        int: exit status; what the tool returns, or 0; 2 after a user's
+        error, 130 after Ctrl-C, 141 where nobody reads the output any more.
     """
     for stream in sys.stdout, sys.stderr:
         # A terminal that knows ASCII only is no reason to stop.
         if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
     try:
-        main()
+        status = main()
         sys.stdout.flush()
-        return 0
+        return status or 0
     except BrokenPipeError:
         # What is still to be flushed at the end goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,8 @@
 """What the operators share as modules: the contract of nn.Conv2d."""
 
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 
 import torch
@@ -15,10 +16,24 @@ from mmrfa.layers.parts import AttentionLayer
 from mmrfa.ops import Conv, Window
 
 IntOrPair = int | Sequence[int]
+# How the attention starts.
+STARTS = 'published', 'neutral'
 
 
 def _is_int(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _then_start(init: Callable[..., None]) -> Callable[..., None]:
+    """Start the attention once the outermost constructor has made it all."""
+
+    @functools.wraps(init)
+    def init_and_start(self: 'AttentionConv2d', *args, **kwargs) -> None:
+        init(self, *args, **kwargs)
+        if type(self).__init__ is init_and_start:
+            self._start_attention()
+
+    return init_and_start
 
 
 class AttentionConv2d(nn.Module):
@@ -49,10 +64,15 @@ class AttentionConv2d(nn.Module):
         norm_cfg (dict | None): batch norm inside the operator, in OpenMMLab's
             form with type BN or SyncBN; without effect where an operator has
             none (CAMConv, CBAMConv). Keyword only. None stands for BN.
+        start (str): of the attention. 'published': its layers as torch draws
+            them, so that it is uneven before anything was learned.
+            'neutral': the same everywhere, gates 1/2 and softmax 1 / K, all
+            else as published. Keyword only. Defaults to 'published'.
 
     Raises:
         InputError: a size below 1, channels that ``groups`` does not divide,
-            or another value that ``nn.Conv2d`` would refuse.
+            or another value that ``nn.Conv2d`` would refuse; an unknown
+            start, or a neutral one of an operator without ``_neutral``.
     """
 
     transposed = False
@@ -63,6 +83,8 @@ class AttentionConv2d(nn.Module):
     def __init_subclass__(cls, **kwargs) -> None:
         """Show all arguments in the signature, those of nn.Conv2d first."""
         super().__init_subclass__(**kwargs)
+        if '__init__' in vars(cls):
+            cls.__init__ = _then_start(cls.__init__)
         signatures = [
             inspect.signature(owner.__init__).parameters.values()
             for owner in reversed(cls.__mro__)
@@ -94,6 +116,7 @@ class AttentionConv2d(nn.Module):
         dtype=None,
         *,
         norm_cfg: dict | None = None,
+        start: str = STARTS[0],
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -116,6 +139,11 @@ class AttentionConv2d(nn.Module):
             raise InputError(
                 f"{name}: padding_mode must be 'zeros', got {padding_mode!r}"
             )
+        if start not in STARTS:
+            raise InputError(
+                f'{name}: start must be one of {", ".join(STARTS)}, got '
+                f'{start!r}'
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = self._pair('kernel_size', kernel_size, 1)
@@ -125,6 +153,7 @@ class AttentionConv2d(nn.Module):
         self.groups = groups
         self.padding_mode = padding_mode
         self.norm_cfg = norm_cfg
+        self.start = start
         factory = dict(device=device, dtype=dtype)
         shape = out_channels, in_channels // groups, *self.kernel_size
         self.weight = nn.Parameter(torch.empty(shape, **factory))
@@ -199,11 +228,17 @@ class AttentionConv2d(nn.Module):
         """Make the attention the same everywhere, in place.
 
         Returns:
-            float: by how much it then multiplies the weighted sum.
+            float: by how much it then divides the weighted sum.
         """
         raise InputError(
-            f'{type(self).__name__}: no start from a plain convolution known'
+            f'{type(self).__name__}: no start from a plain convolution known, '
+            'nor a neutral one'
         )
+
+    def _start_attention(self) -> None:
+        """Go from what torch draws for the attention to its start."""
+        if self.start == 'neutral':
+            self._neutral()
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the operator.
@@ -350,12 +385,13 @@ class AttentionConv2d(nn.Module):
         The weight by He's normal initialisation (fan out) and the bias at
         zero, which OpenMMLab and torchvision give the convolutions of their
         networks (``nn.Conv2d``'s own draw is narrower); the attention as
-        published, that is as torch initialises such layers.
+        ``start`` says.
         """
         self._reset_conv()
         for module in self.modules():
             if module is not self and hasattr(module, 'reset_parameters'):
                 module.reset_parameters()
+        self._start_attention()
 
     def init_weights(self) -> None:
         """Do what :meth:`reset_parameters` does; OpenMMLab's name for it."""
@@ -375,6 +411,7 @@ class AttentionConv2d(nn.Module):
             f'kernel_size={self.kernel_size}, stride={self.stride}, '
             f'padding={self.padding}, dilation={self.dilation}, '
             f'groups={self.groups}, bias={self.bias is not None}'
+            + ('' if self.start == STARTS[0] else f', start={self.start}')
         )
 
     def _load_from_state_dict(

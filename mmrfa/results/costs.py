@@ -80,11 +80,16 @@ def fold_norms(net: nn.Module) -> None:
             setattr(layer, layer.norm_name, nn.Identity())
 
 
-def network(path: Path) -> nn.Module:
-    """Build the network that :func:`count_config` counts."""
+def network(path: Path, options: dict | None = None) -> nn.Module:
+    """Build the network that :func:`count_config` counts.
+
+    Args:
+        path (Path): the config.
+        options (dict | None): entries that replace those of the config.
+    """
     from mmengine.registry import MODELS
 
-    config = load_config(str(path))
+    config = load_config(str(path), options)
     if config.get('default_scope') == 'mmpretrain':
         backbone = MODELS.build(config.model.backbone)
         return Classifier(backbone, config.model.head.num_classes)

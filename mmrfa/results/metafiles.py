@@ -1,8 +1,7 @@
 """What a clone says about its zoo: metafiles and the tables of READMEs.
 
-It comes from the configs and from runs committed below ``logs/``, which are
-work dirs without checkpoints: the text of the config, the scalars and the
-log. A result without such a run is a dash.
+It comes from the configs and from the rows of ``results/runs.csv``. A result
+without such a row is a dash.
 """
 
 import re
@@ -11,7 +10,8 @@ from statistics import mean
 
 import yaml
 
-from mmrfa.results.runs import METRICS, Run, collect_runs, read_config, select
+from mmrfa.results.records import as_runs
+from mmrfa.results.runs import METRICS, Run, read_config, select
 from mmrfa.results.tables import markdown, put, scores, seeds, spread
 from mmrfa.results.zoo import DATA, PLAIN, Entry, config_files, read_name
 
@@ -30,8 +30,8 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def committed_runs(repository: Path) -> list[Run]:
-    """Runs below ``logs`` that kept to the recipe of their config."""
-    runs, _ = collect_runs(repository / 'logs', config_files(repository))
+    """Runs in ``results`` that kept to the recipe of their config."""
+    runs = as_runs(repository / 'results', config_files(repository))
     return [run for run in runs if not run.changes]
 
 

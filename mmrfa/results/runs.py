@@ -130,12 +130,12 @@ def collect_runs(
             notes.append(f'{place}: {name} is no config of the zoo')
         else:
             used = read_config(place / 'vis_data/config.py')
-            step, metrics = _last_evaluation(scalars)
-            length = _length(used, place)
-            if step < length:
+            step, metrics = last_evaluation(read_scalars(scalars))
+            last = length(used, place)
+            if step < last:
                 notes.append(
                     f'{place}: {name} is not finished, evaluated at {step} '
-                    f'of {length}'
+                    f'of {last}'
                 )
                 continue
             runs.append(
@@ -220,10 +220,10 @@ def read_scalars(file: Path) -> list[dict]:
     return found
 
 
-def _last_evaluation(scalars: Path) -> tuple[int, dict[str, float]]:
+def last_evaluation(lines: list[dict]) -> tuple[int, dict[str, float]]:
     """Step and metrics of the last line that has any; step 0 if none has."""
     step, metrics = 0, {}
-    for entry in read_scalars(scalars):
+    for entry in lines:
         # Training lines have a loss; MMEngine gives both a time.
         if 'loss' in entry or not isinstance(entry.get('step'), int):
             continue
@@ -245,13 +245,13 @@ def _last_evaluation(scalars: Path) -> tuple[int, dict[str, float]]:
     return step, metrics
 
 
-def _length(used: dict, place: Path) -> int:
-    """Epochs or iterations that the run was to take."""
+def length(used: dict, place: Path) -> int:
+    """Epochs or iterations that a run is to take."""
     plan = used.get('train_cfg') or {}
     length = plan.get('max_epochs') or plan.get('max_iters')
     if not isinstance(length, int):
         raise InputError(
-            f'{place}/vis_data/config.py: expected train_cfg with max_epochs '
+            f'{place}: expected train_cfg with max_epochs '
             'or max_iters, found none'
         )
     return length
@@ -293,7 +293,7 @@ def read_config(path: Path) -> dict:
 
 def _changes(used: dict, ours: dict) -> tuple[str, ...]:
     """Settings of the recipe in which two configs differ."""
-    a, b = _flat(used), _flat(ours)
+    a, b = recipe(used), recipe(ours)
     return tuple(
         f'{key} {a.get(key, "(none)")} instead of {b.get(key, "(none)")}'
         for key in sorted({*a, *b})
@@ -301,8 +301,8 @@ def _changes(used: dict, ours: dict) -> tuple[str, ...]:
     )
 
 
-def _flat(config: dict) -> dict[str, object]:
-    """Leaves of the recipe by dotted key."""
+def recipe(config: dict) -> dict[str, object]:
+    """Leaves of what decides what a run reaches, by dotted key."""
     found = {}
 
     def walk(node: object, key: str) -> None:

@@ -210,6 +210,37 @@ class OperatorContract:
         with pytest.raises(InputError, match='as bias=False, got a bias'):
             bare.start_as_conv(torch.zeros(6, 4, 3, 3), torch.ones(6))
 
+    def test_neutral_start(self):
+        """The same attention everywhere; all else is drawn as published."""
+        with pytest.raises(InputError, match='start must be one of'):
+            self.make(4, 6, 3, start='none')
+        if not self.starts_as_conv:
+            with pytest.raises(InputError, match='nor a neutral one'):
+                self.make(4, 6, 3, start='neutral')
+            return
+        torch.manual_seed(0)
+        published = self.make(64, 96, 3)
+        torch.manual_seed(0)
+        layer = self.make(64, 96, 3, start='neutral')
+        torch.manual_seed(0)
+        again = copy.deepcopy(published)
+        again.start = 'neutral'
+        again.reset_parameters()
+        assert 'neutral' in repr(layer)
+        x = torch.randn(2, 64, 6, 6)
+        tells = self.operator._attention is not AttentionConv2d._attention
+        for each in (layer.eval(), again.eval()) if tells else ():
+            for name, weight in each.attention(x).items():
+                assert weight.unique().numel() == 1, name
+        twins = published.state_dict()
+        changed = [
+            name
+            for name, value in layer.state_dict().items()
+            if not torch.equal(value, twins[name])
+        ]
+        assert not any(layer.state_dict()[name].any() for name in changed)
+        assert torch.equal(layer.weight, published.weight)
+
     def test_learns(self):
         """A few steps on a fixed target bring the loss well down."""
         layer = self.make(4, 4, 3, padding=1)

@@ -1,0 +1,14 @@
+_base_ = [
+    '../_base_/models/deeplabv3plus_r18-d16.py',
+    '../_base_/datasets/camvid_half.py',
+    '../_base_/schedules/schedule_2k.py',
+    '../_base_/default_runtime.py',
+    '../_base_/seg_runtime.py',
+]
+norm_cfg = dict(type='BN', requires_grad=True)
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    backbone=dict(norm_cfg=norm_cfg),
+    decode_head=dict(num_classes=11, norm_cfg=norm_cfg),
+    auxiliary_head=dict(num_classes=11, norm_cfg=norm_cfg),
+)

@@ -1,0 +1,206 @@
+"""From the work dir of a run to its row."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from datetime import date
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+
+from mmrfa.errors import InputError
+from mmrfa.openmmlab import DISTRIBUTIONS
+from mmrfa.results.costs import count, network
+from mmrfa.results.queue import Cost, Job, Place
+from mmrfa.results.records import (
+    Record,
+    add_record,
+    digest,
+    scalars_file,
+    scores_of,
+    used_config,
+    write_scalars,
+)
+from mmrfa.results.runs import (
+    METRICS,
+    SCALARS,
+    last_evaluation,
+    length,
+    read_scalars,
+)
+from mmrfa.version import __version__
+
+TEST = 'test'  # folder of the last scoring, below the work dir
+
+
+def logged(folder: Path) -> list[dict]:
+    """Scalars of a run over all its starts, each step once.
+
+    Args:
+        folder (Path): its work dir.
+
+    Returns:
+        list[dict]: lines as MMEngine wrote them. Where a start went back to
+        a checkpoint, what it logged again stands for what was there.
+    """
+    lines = {}
+    for path in sorted(folder.glob(f'*/{SCALARS}')):
+        for line in read_scalars(path):
+            lines['loss' in line, line.get('step')] = line
+    return [*lines.values()]
+
+
+def trained(job: Job) -> bool:
+    """Whether the run was evaluated after its last step."""
+    used = used_config(job.config, job.form.options)
+    step, metrics = last_evaluation(logged(job.work_dir))
+    return bool(metrics) and step >= length(used, job.config)
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """The checkpoint that ``last_checkpoint`` names, wherever it was moved.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        name = Path((folder / 'last_checkpoint').read_text().strip()).name
+    except OSError:
+        name = None
+    if name is None or not (folder / name).is_file():
+        raise InputError(
+            f'{folder}: expected the checkpoint of its last step, found none'
+        )
+    return folder / name
+
+
+def tested(folder: Path) -> dict | None:
+    """Scores that the newest test left below a work dir, if any."""
+    found = sorted((folder / TEST).glob(f'*/{SCALARS}'))
+    lines = read_scalars(found[-1]) if found else []
+    return last_evaluation(lines)[1] or None
+
+
+def finish(job: Job, cost: Cost, place: Place, results: Path) -> Record:
+    """Make the row of a run that is done, and keep it and its scalars.
+
+    Args:
+        job (Job): the run.
+        cost (Cost): what it took.
+        place (Place): what it ran on.
+        results (Path): folder of ``runs.csv``.
+
+    Returns:
+        Record: the row.
+
+    Raises:
+        InputError: the run left no scores or no checkpoint.
+    """
+    lines = logged(job.work_dir)
+    test = tested(job.work_dir) if job.study.scored == TEST else None
+    if test:
+        lines.append({TEST: test})
+    val, score = scores_of(lines, job.study.metric)
+    wanted = METRICS[job.study.metric].keys[0]
+    if not trained(job) or val is None:
+        raise InputError(
+            f'{job.work_dir}: expected {wanted} after the last step, got none'
+        )
+    if job.study.scored == TEST and score is None:
+        raise InputError(
+            f'{job.work_dir / TEST}: expected {wanted} of the test split, '
+            'got none'
+        )
+    steps = [line for line in lines if 'loss' in line]
+    options = dict(job.form.options)
+    params, operations = cost_of(
+        job.config, json.dumps(options), job.study.size
+    )
+    on_gpu = [line['memory'] for line in steps if 'memory' in line]
+    record = Record(
+        study=job.study.name,
+        form=job.form.name,
+        seed=job.seed,
+        metric=job.study.metric,
+        val=round(val, 4),
+        test=None if score is None else round(score, 4),
+        steps=max(line.get('iter', line['step']) for line in steps),
+        step_seconds=round(median(line['time'] for line in steps), 4),
+        seconds=round(cost.seconds, 1),
+        peak_mb=round(max(on_gpu) if on_gpu else cost.peak_mb, 1),
+        params=params,
+        gflops=round(operations / 1e9, 4),
+        date=str(date.today()),
+        cpu=device(),
+        threads=place.threads,
+        versions=versions(),
+        commit=commit(),
+        config=job.form.config,
+        options=json.dumps(options),
+        recipe=digest(used_config(job.config, options)),
+        checkpoint=sha256(last_checkpoint(job.work_dir)),
+    )
+    write_scalars(scalars_file(results, *job.key), lines)
+    add_record(results, record)
+    return record
+
+
+@cache
+def cost_of(
+    config: Path, options: str, size: tuple[int, int]
+) -> tuple[int, float]:
+    """Parameters and multiply-adds of the network of a config."""
+    return count(network(config, json.loads(options)), (3, *size))
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@cache
+def device() -> str:
+    """The GPU if there is one, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path('/proc/cpuinfo')
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.processor()
+
+
+@cache
+def versions() -> str:
+    """Of Python, of this package and of what it stands on."""
+    found = [f'python {platform.python_version()}', f'mmrfa {__version__}']
+    for package, names in {'torch': ['torch'], **DISTRIBUTIONS}.items():
+        for name in [names] if isinstance(names, str) else names:
+            try:
+                found.append(f'{package} {metadata.version(name)}')
+            except metadata.PackageNotFoundError:
+                continue
+            break
+    return ', '.join(found)
+
+
+@cache
+def commit() -> str:
+    """Of the clone; with a + where files in it were changed."""
+    here = ['git', '-C', str(Path(__file__).parent)]
+    head = subprocess.run(
+        [*here, 'rev-parse', '--short=12', 'HEAD'],
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    changed = subprocess.run(
+        [*here, 'diff', 'HEAD', '--stat', '--', ':/mmrfa', ':/configs'],
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    return head + ('+' if changed else '')

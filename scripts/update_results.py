@@ -1,0 +1,30 @@
+"""Write the tables and figures of results/README.md from results/runs.csv.
+
+update_results.py       write them
+"""
+
+import sys
+from pathlib import Path
+
+from mmrfa.engine.cli import run_tool
+from mmrfa.results import page
+from mmrfa.results.records import read_records
+from mmrfa.results.zoo import config_files
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Write all of it."""
+    folder = REPO / 'results'
+    records = read_records(folder)
+    studies = page.started(records, config_files(REPO))
+    readme = folder / 'README.md'
+    text = page.render(readme.read_text(encoding='utf-8'), studies, records)
+    readme.write_text(text, encoding='utf-8')
+    for study in studies:
+        page.draw(study, records, folder)
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))

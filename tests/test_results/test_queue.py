@@ -1,0 +1,247 @@
+"""The queue: order, places, failures, stops; on runs of a moment."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mmrfa.errors import InputError
+from mmrfa.results.queue import (
+    Cost,
+    Job,
+    Place,
+    Queue,
+    by_seeds,
+    clock,
+    work_dir,
+)
+from mmrfa.results.studies import Form, Study, find_study, study_names
+
+from .crafted_runs import CONFIGS
+from .rows import row
+
+
+def make_jobs(folder: Path, forms: list[str], seeds: int, processes=1):
+    """Jobs of a study that is none of ours."""
+    study = Study('tiny', 'Tiny', 'miou', 'val', (8, 8))
+    return [
+        Job(
+            study,
+            Form(form, 'config', {}, seeds),
+            seed,
+            folder / 'config.py',
+            processes,
+            work_dir(folder, 'tiny', form, seed),
+        )
+        for form in forms
+        for seed in range(seeds)
+    ]
+
+
+class Runs:
+    """Runs that leave a file, and the queue's view of them."""
+
+    def __init__(self, programs: dict[str, str] | None = None) -> None:
+        self.programs = programs or {}
+        self.finished, self.lines, self.places = [], [], []
+
+    def following(self, job: Job) -> list[str] | None:
+        if (job.work_dir / 'done').exists():
+            return None
+        program = self.programs.get(job.form.name, "open('done', 'w')")
+        text = f'import os; os.chdir({str(job.work_dir)!r}); {program}'
+        return [sys.executable, '-c', text]
+
+    def finish(self, job: Job, cost: Cost, place: Place):
+        self.finished.append((job.form.name, job.seed))
+        self.places.append(place)
+        assert cost.seconds > 0
+        return row(form=job.form.name, seed=job.seed)
+
+    def queue(self, jobs: list[Job], places: list[Place]) -> Queue:
+        return Queue(
+            by_seeds(jobs),
+            self.following,
+            self.finish,
+            places,
+            self.lines.append,
+            every=0.2,
+        )
+
+
+def test_seed_by_seed(tmp_path):
+    jobs = make_jobs(tmp_path, ['plain', 'RFAConv'], 2)
+    runs = Runs()
+    assert runs.queue(jobs, [Place(1)]).run() == 0
+    assert runs.finished == [
+        ('plain', 0),
+        ('RFAConv', 0),
+        ('plain', 1),
+        ('RFAConv', 1),
+    ]
+    assert runs.lines[-1].startswith('[4/4] tiny: RFAConv, seed 1: miou 30.00')
+    assert any('left' in line for line in runs.lines)
+
+
+def test_several_at_a_time(tmp_path):
+    """Each waits for the other, which would never end one by one."""
+    wait = (
+        'import time; open("here", "w"); '
+        '[time.sleep(0.02) for _ in range(500) '
+        'if not os.path.exists("../../{}/seed0/here")]; '
+        'open("done", "w")'
+    )
+    runs = Runs({'a': wait.format('b'), 'b': wait.format('a')})
+    jobs = make_jobs(tmp_path, ['a', 'b'], 1)
+    began = time.monotonic()
+    assert runs.queue(jobs, [Place(1), Place(1)]).run() == 0
+    assert time.monotonic() - began < 9
+
+
+def test_places_and_threads(tmp_path):
+    """A job of two processes waits for two GPUs, and sees them alone."""
+    program = (
+        'open("done", "w").write(os.environ["CUDA_VISIBLE_DEVICES"] + " " '
+        '+ os.environ["OMP_NUM_THREADS"])'
+    )
+    jobs = make_jobs(tmp_path, ['a'], 2, processes=2)
+    runs = Runs({'a': program})
+    places = [Place(3, (gpu,)) for gpu in range(4)]
+    assert runs.queue(jobs, places).run() == 0
+    seen = {(job.work_dir / 'done').read_text() for job in jobs}
+    assert seen == {'0,1 3', '2,3 3'}
+
+
+def test_failures_are_told_and_the_rest_goes_on(tmp_path):
+    runs = Runs(
+        {
+            'bad': 'print("error: no data\nmore"); raise SystemExit(2)',
+            'empty': 'pass',
+        }
+    )
+    jobs = make_jobs(tmp_path, ['bad', 'empty', 'plain'], 1)
+    assert runs.queue(jobs, [Place(1)]).run() == 1
+    assert runs.finished == [('plain', 0)]
+    told = [line for line in runs.lines if line.startswith('failed: ')]
+    assert 'bad, seed 0: exit status 2: error: no data' in told[0]
+    assert 'empty, seed 0: ended, and left no scores' in told[1]
+    assert 'queue.log' in told[0]
+
+
+def test_first_signal_lets_runs_save(tmp_path):
+    """They get SIGTERM, and are waited for; nothing new is started."""
+    program = (
+        'import signal, time; '
+        'signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), '
+        'open("saved", "w"), os._exit(143))); '
+        'open("here", "w"); time.sleep(30)'
+    )
+    jobs = make_jobs(tmp_path, ['a'], 2)
+    runs = Runs({'a': program})
+    first = jobs[0].work_dir
+
+    def stop():
+        while not (first / 'here').exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    assert runs.queue(jobs, [Place(1)]).run() == 128 + signal.SIGTERM
+    assert (first / 'saved').exists()
+    assert not jobs[1].work_dir.exists()
+    assert 'start the same command' in runs.lines[-1]
+    assert Cost.of(first).seconds > 0.2
+    # handlers are back
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_costs_add_up(tmp_path):
+    job = make_jobs(tmp_path, ['a'], 1)[0]
+    Cost(100.0, 5000.0).write(job.work_dir)
+    seen = []
+    runs = Runs()
+    queue = Queue(
+        [job],
+        runs.following,
+        lambda job, cost, place: seen.append(cost) or row(),
+        [Place(1)],
+        runs.lines.append,
+    )
+    assert queue.run() == 0
+    assert 100 < seen[0].seconds < 110
+    assert seen[0].peak_mb == 5000
+    (job.work_dir / 'cost.json').write_text('{')
+    assert Cost.of(job.work_dir) == Cost()
+
+
+def test_orphans_do_not_hold_the_queue(tmp_path):
+    """A session of its own: Ctrl-C at a terminal reaches the queue alone."""
+    program = 'open("done", "w").write(f"{os.getsid(0)} {os.getpid()}")'
+    runs = Runs({'a': program})
+    (job,) = make_jobs(tmp_path, ['a'], 1)
+    runs.queue([job], [Place(1)]).run()
+    session, process = (job.work_dir / 'done').read_text().split()
+    assert session == process != str(os.getsid(0))
+
+
+def test_clock():
+    assert clock(59.6) == '1 min 00 s'
+    assert clock(3 * 3600 + 61) == '3 h 01 min'
+
+
+def test_studies_are_whole():
+    """Every form has a config; ours differ in the operator."""
+    for name in study_names():
+        study = find_study(name, CONFIGS)
+        assert study.forms, name
+        for form in study.forms.values():
+            assert form.config in CONFIGS, form
+            assert form.seeds >= 1
+    start = find_study('camvid_start', CONFIGS)
+    assert len(start.forms) == 9
+    neutral = start.forms['RFAConv neutral']
+    assert neutral.config == start.forms['RFAConv'].config
+    assert neutral.options['model.backbone.attention_conv.start'] == 'neutral'
+    camvid = find_study('camvid', CONFIGS)
+    assert len(camvid.forms) == 8
+    assert [camvid.forms[f].seeds for f in ('plain', 'CAMConv')] == [8, 5]
+    with pytest.raises(InputError, match='study: expected one of camvid_sta'):
+        find_study('none', CONFIGS)
+
+
+def test_dry_run_and_bad_input(tmp_path):
+    """Of the whole command, in a process."""
+    tool = Path(__file__).parents[2] / 'tools/train_study.py'
+
+    def run(*words):
+        done = subprocess.run(
+            [sys.executable, tool, *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        return done.returncode, done.stdout, done.stderr.strip()
+
+    status, out, _ = run('camvid', '--seeds', '1', '--dry-run')
+    assert status == 0
+    assert len(out.splitlines()) == 16
+    assert 'train.py --resume=auto' in out
+    assert 'randomness.seed=0' in out
+    assert not list(tmp_path.iterdir())
+    for words, line in {
+        ('none',): 'error: study: expected one of camvid_start',
+        ('camvid', '--forms', 'Conv'): 'error: --forms: expected some of plai',
+        ('camvid', '--jobs', '0'): 'error: --jobs: expected at least 1, got 0',
+        (
+            'voc12_segmentation',
+        ): 'error: --gpus: expected at least 4, as config',
+    }.items():
+        status, _, error = run(*words)
+        assert status == 2
+        assert error.startswith(line), error
+        assert '\n' not in error

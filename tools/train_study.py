@@ -1,0 +1,242 @@
+"""Train studies, or the papers' tables: every form with every seed.
+
+    python tools/train_study.py camvid --jobs 2 --threads 1
+    python tools/train_study.py voc12_segmentation --gpus 8
+
+Several runs at a time, seed by seed, all forms of each. Finished runs, which
+have a row in RESULTS/runs.csv, are skipped; what was cut goes on from its
+newest checkpoint. Ctrl-C lets the runs finish their step and save; the same
+command goes on. Where a study says so, the network of the last step is scored
+on the test split, once.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+try:
+    from mmrfa.engine.cli import parse_args, run_tool
+    from mmrfa.engine.lock import lock_work_dir
+    from mmrfa.errors import InputError
+    from mmrfa.openmmlab import import_package
+except ModuleNotFoundError as error:
+    sys.exit(f'error: {error}; install mmrfa (README.md), or use .venv/bin')
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = Path(__file__).resolve().parent
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool.
+
+    Args:
+        argv (list[str] | None): arguments; None reads the command line.
+
+    Returns:
+        int: 0, 1 where runs failed, 128 and its number after a signal.
+    """
+    import_package('mmengine.logging')
+    from mmengine.logging import MMLogger
+
+    from mmrfa.results.queue import Place, Queue, by_seeds
+    from mmrfa.results.studies import find_study, study_names
+    from mmrfa.results.zoo import config_files
+
+    # MMEngine logs the use of MMRFA_DATA_ROOT once per config.
+    MMLogger.get_current_instance().setLevel('WARNING')
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'studies',
+        nargs='+',
+        metavar='STUDY',
+        help=f'out of {", ".join(study_names())}',
+    )
+    parser.add_argument(
+        '--seeds',
+        type=int,
+        metavar='N',
+        help='seeds of every form, 0 to N - 1 (default: as the study says)',
+    )
+    parser.add_argument(
+        '--forms',
+        nargs='+',
+        metavar='FORM',
+        help='only these forms (default: all)',
+    )
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=1,
+        help='runs at a time, without GPUs (default: 1)',
+    )
+    parser.add_argument(
+        '--threads',
+        type=int,
+        help='cores for each (default: all, shared out)',
+    )
+    parser.add_argument(
+        '--gpus',
+        type=int,
+        default=0,
+        metavar='N',
+        help='use GPUs 0 to N - 1: a run takes as many as its recipe wants',
+    )
+    parser.add_argument(
+        '--work-dir',
+        default='work_dirs/studies',
+        metavar='FOLDER',
+        help='for logs and checkpoints (default: work_dirs/studies)',
+    )
+    parser.add_argument(
+        '--results',
+        type=Path,
+        default=Path('results'),
+        metavar='FOLDER',
+        help='for runs.csv and scalars (default: results)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='for every run, of the machine only, such as '
+        'train_dataloader.num_workers=4',
+    )
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='print what would be trained, and how',
+    )
+    args = parse_args(parser, argv)
+    for name in ('jobs', 'seeds', 'threads'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f'--{name}: expected at least 1, got {value}')
+    configs = config_files(ROOT)
+    studies = [find_study(name, configs) for name in args.studies]
+    jobs = by_seeds(
+        [job for study in studies for job in jobs_of(study, args, configs)]
+    )
+    following = partial(next_command, options=args.cfg_options)
+    if args.dry_run:
+        for job in jobs:
+            print(f'# {job.title}\n{shlex.join(following(job) or [])}')
+        return 0
+    if args.gpus:
+        threads = args.threads or max(1, (os.cpu_count() or 1) // args.gpus)
+        places = [Place(threads, (gpu,)) for gpu in range(args.gpus)]
+    else:
+        threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+        places = [Place(threads)] * args.jobs
+    lock_work_dir(args.work_dir)
+    from mmrfa.results.finishing import finish
+
+    keep = partial(finish, results=args.results)
+    return Queue(jobs, following, keep, places).run()
+
+
+def jobs_of(study, args: argparse.Namespace, configs: dict[str, Path]) -> list:
+    """The runs of a study that have no row yet.
+
+    Args:
+        study (Study): the study.
+        args (Namespace): of the command line.
+        configs (dict[str, Path]): files of the zoo by name.
+
+    Returns:
+        list[Job]: form by form.
+
+    Raises:
+        InputError: an unknown form, a recipe that wants more processes than
+            there are, or rows of another recipe.
+    """
+    from mmrfa.results.queue import Job, work_dir
+    from mmrfa.results.records import (
+        TABLE,
+        digest,
+        read_records,
+        used_config,
+    )
+
+    known = list(study.forms)
+    wanted = args.forms or known
+    if not set(wanted) <= set(known):
+        raise InputError(
+            f'--forms: expected some of {"; ".join(known)} in {study.name}, '
+            f'got {"; ".join(sorted(set(wanted) - set(known)))}'
+        )
+    done = {record.key: record for record in read_records(args.results)}
+    jobs = []
+    for name in wanted:
+        form = study.forms[name]
+        config = configs[form.config]
+        processes = processes_of(form.config)
+        if processes > max(1, args.gpus) and not args.dry_run:
+            raise InputError(
+                f'--gpus: expected at least {processes}, as config '
+                f'{form.config} wants, got {args.gpus}'
+            )
+        recipe = digest(used_config(config, form.options))
+        for seed in range(args.seeds or form.seeds):
+            record = done.get((study.name, name, seed))
+            if record is None:
+                folder = work_dir(Path(args.work_dir), study.name, name, seed)
+                jobs.append(Job(study, form, seed, config, processes, folder))
+            elif record.recipe != recipe:
+                raise InputError(
+                    f'{args.results / TABLE}: expected runs of the recipe of '
+                    f'{form.config} as it is, got another one for '
+                    f'{study.name}, {name}, seed {seed}; remove the rows of '
+                    'the study to train it again'
+                )
+    return jobs
+
+
+def processes_of(config: str) -> int:
+    """How many processes a recipe wants, by the name of its config."""
+    named = re.search(r'_(\d+)xb\d+', config)
+    return int(named[1]) if named else 8  # OpenMMLab's 1x
+
+
+def next_command(job, options: list[str]) -> list[str] | None:
+    """What a run is to do next, by what lies in its work dir.
+
+    Args:
+        job (Job): the run.
+        options (list[str]): further pieces of ``--cfg-options``.
+
+    Returns:
+        list[str] | None: to train or to test; None once it is done.
+    """
+    from mmrfa.results.finishing import TEST, last_checkpoint, tested, trained
+
+    settings = [f'{key}={value}' for key, value in job.form.options.items()]
+    settings += [*options, f'randomness.seed={job.seed}']
+    if not trained(job):
+        words = [TOOLS / 'train.py', '--resume=auto', job.config]
+        words += ['--work-dir', job.work_dir]
+        if job.processes > 1:
+            words = ['-m', 'torch.distributed.run', '--standalone'] + [
+                f'--nproc_per_node={job.processes}',
+                *words,
+                '--launcher=pytorch',
+            ]
+    elif job.study.scored == TEST and tested(job.work_dir) is None:
+        checkpoint = last_checkpoint(job.work_dir)
+        words = [TOOLS / 'test.py', job.config, checkpoint]
+        words += ['--work-dir', job.work_dir / TEST]
+    else:
+        return None
+    words = [sys.executable, *words, '--cfg-options', *settings]
+    return [str(word) for word in words]
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
