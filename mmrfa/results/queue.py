@@ -231,7 +231,7 @@ class Queue:
                     time.sleep(POLL)
                     for each in list(self.running):
                         self._look_at(each, asked)
-                    if time.monotonic() - told > self.every:
+                    if self.running and time.monotonic() - told > self.every:
                         told = time.monotonic()
                         self._tell()
             finally:

@@ -168,7 +168,7 @@ def read_kept_scalars(path: Path) -> list[dict]:
     """
     try:
         text = gzip.decompress(path.read_bytes()).decode()
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text.splitlines() or ['']]
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f'{path}: cannot be read: {error}') from error
 
