@@ -78,9 +78,10 @@ def last_checkpoint(folder: Path) -> Path:
 
 def tested(folder: Path) -> dict | None:
     """Scores that the newest test left below a work dir, if any."""
-    found = sorted((folder / TEST).glob(f'*/{SCALARS}'))
+    found = sorted((folder / TEST).glob('*/*.json'))
     lines = read_scalars(found[-1]) if found else []
-    return last_evaluation(lines)[1] or None
+    # without the step that lines of training have
+    return last_evaluation([{**line, 'step': 0} for line in lines])[1] or None
 
 
 def finish(job: Job, cost: Cost, place: Place, results: Path) -> Record:

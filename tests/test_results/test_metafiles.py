@@ -1,5 +1,6 @@
 """Zoo folders: files, metafiles, README tables and model-index.yml agree."""
 
+import json
 import re
 from functools import cache
 
@@ -8,9 +9,17 @@ import yaml
 
 from mmrfa.results import metafiles
 from mmrfa.results.costs import network, parameters
+from mmrfa.results.records import (
+    add_record,
+    digest,
+    scalars_file,
+    used_config,
+    write_scalars,
+)
 from mmrfa.results.zoo import config_files, read_name
 
-from .crafted_runs import CONFIGS, REPO, craft
+from .crafted_runs import CONFIGS, REPO
+from .rows import row
 
 FOLDERS = {
     folder: [path for path in CONFIGS.values() if path.parent.name == folder]
@@ -46,7 +55,7 @@ def test_index_names_every_folder():
 
 @pytest.mark.parametrize('folder', FOLDERS)
 def test_files_are_what_the_script_writes(folder, request):
-    """So no result stands there without its run in ``logs/``."""
+    """So no result stands there without its row in ``results``."""
     if folder.startswith('yolo'):
         request.getfixturevalue('mmyolo')
     metafile, readme = render(folder, metafiles.committed_runs(REPO))
@@ -111,12 +120,19 @@ def test_names_are_taken_apart():
 
 def test_a_committed_run_fills_its_row(tmp_path):
     name = 'faster-rcnn_r18-rfa_fpn_1xb4-36e_bccd'
-    logs = tmp_path / 'logs'
-    for seed, ap in ((1, 0.5), (2, 0.52)):
-        craft(logs / f'{seed}', name, {'coco/bbox_mAP': ap}, seed=seed)
-    other = {'coco/bbox_mAP': 0.9}
-    changed = {'optim_wrapper.optimizer.lr': 0.5}
-    craft(logs / 'other', name, other, seed=3, **changed)
+    recipe = digest(used_config(CONFIGS[name], {}))
+    lines = {1: 0.5, 2: 0.52, 3: 0.9}
+    for seed, ap in lines.items():
+        options = {'optim_wrapper.optimizer.lr': 0.5} if seed == 3 else {}
+        each = row(
+            config=name,
+            seed=seed,
+            recipe=recipe,
+            options=json.dumps(options),
+        )
+        add_record(tmp_path / 'results', each)
+        path = scalars_file(tmp_path / 'results', *each.key)
+        write_scalars(path, [{'coco/bbox_mAP': ap, 'step': 36}])
     (tmp_path / 'configs').symlink_to(REPO / 'configs')
     assert config_files(tmp_path).keys() == CONFIGS.keys()
     runs = metafiles.committed_runs(tmp_path)
@@ -135,5 +151,5 @@ def test_a_committed_run_fills_its_row(tmp_path):
             }
         ]
     }
-    (row,) = [x for x in readme.splitlines() if f'({name}.py)' in x]
-    assert '| 51.00 ± 1.41 | 1, 2 |' in row
+    (shown,) = [x for x in readme.splitlines() if f'({name}.py)' in x]
+    assert '| 51.00 ± 1.41 | 1, 2 |' in shown

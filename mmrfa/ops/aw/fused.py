@@ -8,7 +8,6 @@ from mmrfa.ops.aw import reference
 from mmrfa.ops.aw.reference import (
     WeightAttention,
     attention_maps,
-    map_of_input,
     weight_attention,
 )
 from mmrfa.ops.common.autocast import as_autocast
@@ -48,11 +47,12 @@ def aw_conv2d(
         return reference.aw_conv2d(x, attention, conv, window, gated)
     weight, bias, groups = conv
     maps = attention_maps(x, attention, weight.shape)
+    if weight.size(1) % maps.size(2):
+        maps = weight_attention(x, attention, weight.shape)
     x = x if gated is None else gated
-    served = map_of_input(maps, weight.shape)
     _, *geometry = window
     geometry = *geometry, groups
-    y = _Attended.apply(as_autocast(x), weight, maps, served, geometry)
+    y = _Attended.apply(as_autocast(x), weight, maps, geometry)
     y = y if bias is None else y + bias.to(y.dtype).view(1, -1, 1, 1)
     return like_input(y, x)
 
@@ -60,52 +60,79 @@ def aw_conv2d(
 class _Attended(torch.autograd.Function):
     """The convolution of every sample with its own attended weight.
 
-    x (N, C, H, W), weight (O, I, kh, kw), maps (N, O, M, kh, kw), served
-    (I,) and stride, padding, dilation and groups give (N, O, Ho, Wo).
+    x (N, C, H, W), weight (O, I, kh, kw), maps (N, O, M, kh, kw), each
+    for I / M neighbours, and stride, padding, dilation and groups give
+    (N, O, Ho, Wo).
     """
 
     @staticmethod
-    def forward(ctx, x, weight, maps, served, geometry):
-        ctx.save_for_backward(x, weight, maps, served)
+    def forward(ctx, x, weight, maps, geometry):
+        ctx.save_for_backward(x, weight, maps)
         ctx.geometry = geometry
-        outs = []
-        for sample, own in zip(x.split(1), maps):
-            attended = weight * own.index_select(1, served)
-            attended = attended.to(x.dtype)
-            outs.append(F.conv2d(sample, attended, None, *geometry))
+        outs = [
+            F.conv2d(sample, _attend(weight, own).to(x.dtype), None, *geometry)
+            for sample, own in zip(x.split(1), maps)
+        ]
         return torch.cat(outs)
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight, maps, served = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
+        x, weight, maps = ctx.saved_tensors
         wide = torch.promote_types(weight.dtype, torch.float32)
-        grad_weight, grads_x, grads_maps = 0, [], []
+        served = _served(weight, maps)
+        grad_weight = torch.zeros_like(served, dtype=wide)
+        grads_x, grads_maps = [], []
         for sample, own, dy in zip(x.split(1), maps, grad.split(1)):
-            attention = own.index_select(1, served)
-            dx, dw, _ = torch.ops.aten.convolution_backward(
-                dy,
-                sample,
-                (weight * attention).to(x.dtype),
-                None,
-                stride,
-                padding,
-                dilation,
-                False,
-                [0, 0],
-                groups,
-                [ctx.needs_input_grad[0], True, False],
+            attended = _attend(weight, own).to(x.dtype)
+            dx, dw = _convolution_backward(
+                dy, sample, attended, ctx.geometry, ctx.needs_input_grad[0]
             )
-            dw = dw.to(wide)
             grads_x.append(dx)
-            of_taps = (dw * weight).double()  # they cancel
-            of_maps = of_taps.new_zeros(own.shape)
-            of_maps = of_maps.index_add(1, served, of_taps)
+            dw = dw.to(wide).view(served.shape)
+            grad_weight.addcmul_(dw, own.unsqueeze(2).to(wide))
+            of_maps = (dw * served).sum(2, dtype=torch.float64)  # they cancel
             grads_maps.append(of_maps.to(own.dtype))
-            grad_weight = grad_weight + dw * attention
         grad_x = torch.cat(grads_x) if ctx.needs_input_grad[0] else None
-        grad_weight = grad_weight.to(weight.dtype)
-        return grad_x, grad_weight, torch.stack(grads_maps), None, None
+        grad_weight = grad_weight.view(weight.shape).to(weight.dtype)
+        return grad_x, grad_weight, torch.stack(grads_maps), None
+
+
+def _convolution_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, geometry: tuple, wants_x: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients of x, if it is wanted, and of the weight, of one sample."""
+    stride, padding, dilation, groups = geometry
+    # oneDNN's is slow where the weight is larger than the patches.
+    product = groups == 1 and dy[0, 0].numel() <= weight.size(0)
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        dy,
+        x,
+        weight,
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0, 0],
+        groups,
+        [wants_x, not product, False],
+    )
+    if product:
+        size = weight.shape[2:]
+        patches = F.unfold(x, size, dilation, padding, stride)[0]
+        dw = (dy[0].flatten(1) @ patches.T).view(weight.shape)
+    return dx, dw
+
+
+def _served(weight: Tensor, maps: Tensor) -> Tensor:
+    """The weight as (O, M, I / M, kh, kw), by the maps that serve it."""
+    return weight.unflatten(1, (maps.size(2), -1))
+
+
+def _attend(weight: Tensor, own: Tensor) -> Tensor:
+    """The weight (O, I, kh, kw) times the maps (O, M, kh, kw) of a sample."""
+    attended = _served(weight, own[None]) * own.unsqueeze(2)
+    return attended.view(weight.shape)
 
 
 def _as_product(

@@ -90,13 +90,6 @@ def attention_maps(
     return scores.sigmoid().unflatten(1, (out_channels, maps))
 
 
-def map_of_input(maps: Tensor, weight_shape: torch.Size) -> Tensor:
-    """Which of the M maps serves each input channel, (I,) int64."""
-    inputs = weight_shape[1]
-    place = torch.arange(inputs, device=maps.device)
-    return place * maps.size(2) // inputs
-
-
 def aw_conv2d(
     x: Tensor,
     attention: WeightAttention,
