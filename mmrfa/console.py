@@ -14,6 +14,7 @@ from mmrfa.engine.cli import run_tool
 COMMANDS = {
     'train': ('train.py', 'train what a config describes'),
     'test': ('test.py', 'test a checkpoint'),
+    'study': ('train_study.py', 'train forms times seeds, and compare'),
     'predict': ('predict.py', 'look at images, a video or a camera'),
     'export': ('export.py', 'ONNX, torch.export, AOTInductor, OpenVINO'),
     'attention': (

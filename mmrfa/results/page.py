@@ -141,9 +141,9 @@ def table(study: Study, records: list[Record]) -> str:
     for form, others in twins(study).items():
         scores = scores_by_seed(records, study.name, form)
         mine = [r for r in records if (r.study, r.form) == (study.name, form)]
-        costs = [f'{mine[0].params / 1e6:.3f}', f'{mine[0].gflops:.3f}']
         line = [form, len(scores), spread([*scores.values()])]
-        line += costs if mine else ['-', '-']
+        line += [f'{r.params / 1e6:.3f}' for r in mine[:1]] or ['-']
+        line += [f'{r.gflops:.3f}' for r in mine[:1]] or ['-']
         for other in others or [None]:
             found = other and difference(records, study.name, form, other)
             rows.append([*line, other or '-', *told(found or None)])

@@ -1,8 +1,9 @@
 """Set the papers' tables beside what was trained here, as Markdown.
 
-Ours comes from finished runs below --runs: the evaluation after the last
-step, mean and sample standard deviation over the seeds. "gain" is the
-difference to the plain network of the same table. Rows not run show a dash.
+Ours comes from finished runs below --runs and from the rows that
+tools/train_study.py leaves: the evaluation after the last step, mean and
+sample standard deviation over the seeds. "gain" is the difference to the
+plain network of the same table. Rows not run show a dash.
 --costs counts parameters and operations instead, as the paper of the table
 counts: batch norm 4 per element, average pooling too; where it takes a
 multiply-add for two operations, so do we. Nothing is trained for that.
@@ -17,6 +18,7 @@ from mmrfa.engine.cli import parse_args, run_tool
 from mmrfa.errors import InputError
 from mmrfa.openmmlab import import_package
 from mmrfa.results.published import PaperTable, paper_table, paper_tables
+from mmrfa.results.records import as_runs
 from mmrfa.results.runs import Run, collect_runs
 from mmrfa.results.tables import compare_costs, compare_scores, rows
 from mmrfa.results.zoo import config_files
@@ -49,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         '--runs',
         nargs='+',
         metavar='FOLDER',
-        help='work dirs, or folders of them (default: work_dirs)',
+        help='work dirs, or folders of them (default: work_dirs, and the '
+        'rows of results/runs.csv)',
     )
     other = parser.add_mutually_exclusive_group()
     other.add_argument(
@@ -106,8 +109,8 @@ def read_runs(
     """Collect the runs.
 
     Args:
-        folders (list[str] | None): None takes ``work_dirs``, which need not
-            exist; each folder given must hold a finished run.
+        folders (list[str] | None): None takes ``work_dirs`` and ``results``,
+            which need not exist; each folder given must hold a finished run.
         configs (dict[str, Path]): files of the zoo by name.
 
     Returns:
@@ -116,7 +119,8 @@ def read_runs(
     Raises:
         InputError: a folder without such a run.
     """
-    runs, notes = [], []
+    notes = []
+    runs = [] if folders else as_runs(Path('results'), configs)
     for folder in folders or ['work_dirs']:
         found, left = collect_runs(Path(folder), configs)
         if folders and not found:

@@ -1,0 +1,96 @@
+"""The page of results: from rows to tables, and what is committed."""
+
+import pytest
+
+from mmrfa.results import page
+from mmrfa.results.records import (
+    read_kept_scalars,
+    read_records,
+    scalars_file,
+    scores_of,
+    write_scalars,
+)
+from mmrfa.results.studies import find_study
+
+from .crafted_runs import CONFIGS, REPO
+from .rows import row
+
+RESULTS = REPO / 'results'
+RECORDS = read_records(RESULTS)
+
+
+def test_the_page_is_what_the_script_writes():
+    """So every number on it comes from a row."""
+    text = (RESULTS / 'README.md').read_text()
+    studies = page.started(RECORDS, CONFIGS)
+    assert page.render(text, studies, RECORDS) == text, (
+        'run scripts/update_results.py'
+    )
+    for study in studies:
+        if page.detectable(study, RECORDS):
+            for kind in page.FIGURES:
+                assert (RESULTS / page.figure(study, kind)).is_file()
+
+
+@pytest.mark.parametrize(
+    'record', RECORDS, ids=lambda r: '-'.join(map(str, r.key))
+)
+def test_a_row_is_what_its_scalars_say(record):
+    lines = read_kept_scalars(scalars_file(RESULTS, *record.key))
+    scores = [record.val, record.test]
+    for told, found in zip(scores, scores_of(lines, record.metric)):
+        assert told == (
+            None if found is None else pytest.approx(found, abs=1e-3)
+        )
+    form = find_study(record.study, CONFIGS).forms[record.form]
+    assert form.config == record.config
+    steps = [line for line in lines if 'loss' in line]
+    assert steps[-1].get('iter', steps[-1]['step']) == record.steps
+
+
+def test_forms_and_their_twins():
+    study = find_study('camvid_start', CONFIGS)
+    twins = page.twins(study)
+    assert twins['plain'] == []
+    assert twins['RFAConv'] == ['plain']
+    assert twins['RFAConv neutral'] == ['plain', 'RFAConv']
+    table = page.twins(find_study('imagenet', CONFIGS))
+    assert table['RFAConv, ResNet-34'] == ['plain, ResNet-34']
+
+
+def test_tables_and_figures(tmp_path):
+    """Mean and interval of 1 and 3 by hand: 2, 12.71 * sqrt(2) / sqrt(2)."""
+    study = find_study('camvid_start', CONFIGS)
+    records = [
+        row(study=study.name, form=form, seed=seed, val=value)
+        for form, values in {
+            'plain': (20.0, 22.0),
+            'RFAConv': (21.0, 25.0),
+        }.items()
+        for seed, value in enumerate(values)
+    ]
+    lines = page.table(study, records).splitlines()
+    cells = {
+        (each[0], each[5]): each[1:]
+        for each in (
+            [c.strip() for c in x.strip('|').split('|')] for x in lines
+        )
+    }
+    assert cells['plain', '-'][:2] == ['2', '21.00 ± 1.41']
+    against = cells['RFAConv', 'plain']
+    assert against[:2] == ['2', '23.00 ± 2.83']
+    assert against[-4:] == ['+2.00', '-10.71 to +14.71', '2 of 2', 'open']
+    assert cells['AWConv', 'plain'][:2] == ['0', '-']
+    assert ('', 'AWConv') in cells
+    assert 'about 12.7 points' in page.detectable(study, records)
+    assert page.detectable(study, records[:3]) is None
+    text = page.render('head\n' + page.START + 'old', [study], records)
+    assert text.startswith('head\n' + page.START + '\n## How the attention')
+    assert 'old' not in text
+    assert '4 of 45 runs, 1.1 h in all, a CPU, of two cores, 1 thread' in text
+    for record in records:
+        path = scalars_file(tmp_path, *record.key)
+        write_scalars(path, [dict(mIoU=record.val, step=400)])
+    page.draw(study, records, tmp_path)
+    for kind in page.FIGURES:
+        assert (tmp_path / page.figure(study, kind)).stat().st_size > 5000
