@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 from mmrfa.results.records import (
     Record,
@@ -11,10 +11,15 @@ from mmrfa.results.records import (
     scalars_file,
 )
 from mmrfa.results.runs import METRICS
-from mmrfa.results.statistics import Difference, difference, scores_by_seed
+from mmrfa.results.statistics import (
+    Difference,
+    difference,
+    probability_of_improvement,
+    scores_by_seed,
+)
 from mmrfa.results.studies import Study, find_study, study_names
 from mmrfa.results.tables import markdown, spread
-from mmrfa.results.zoo import PLAIN
+from mmrfa.results.zoo import PLAIN, TAGS
 
 START = '<!-- studies: written by scripts/update_results.py -->\n'
 
@@ -63,7 +68,42 @@ def render(text: str, studies: list[Study], records: list[Record]) -> str:
                 f'![{kind}]({figure(study, kind)}) ' for kind in FIGURES
             )
             parts.append(f'\n{told}\n\n{pictures.strip()}\n')
+    wide = across(studies, records)
+    if wide:
+        parts.append(
+            '\n## Across the studies\n\nHow likely a run of the form is above '
+            'one of its plain twin, on the test split of a study drawn at '
+            'random (probability of improvement, 95 % interval by stratified '
+            'bootstrap).\n\n' + wide
+        )
     return ''.join(parts)
+
+
+def across(studies: list[Study], records: list[Record]) -> str | None:
+    """How likely forms are above plain, over all studies that test.
+
+    Args:
+        studies (list[Study]): that have a row.
+        records (list[Record]): rows of any study.
+
+    Returns:
+        str | None: Markdown; None where no study has a form beside plain.
+    """
+    pairs = {}
+    for study in studies:
+        plain = scores_by_seed(records, study.name, PLAIN)
+        for form in study.forms if plain and study.scored == 'test' else ():
+            mine = scores_by_seed(records, study.name, form)
+            if form in TAGS and mine:
+                pair = [*mine.values()], [*plain.values()]
+                pairs.setdefault(form, []).append(pair)
+    rows = [
+        [form, len(each), '{:.2f} | {:.2f} to {:.2f}'.format(*found)]
+        for form, each in pairs.items()
+        if (found := probability_of_improvement(each))
+    ]
+    head = ['Form', 'Studies', 'Probability', '95 % interval']
+    return markdown(head, rows) if rows else None
 
 
 def _threads(records: list[Record]) -> str:
@@ -75,7 +115,7 @@ def _joined(texts: Iterable[str]) -> str:
     return ' and '.join(dict.fromkeys(texts))
 
 
-FIGURES = 'differences', 'curves'
+FIGURES = 'differences', 'curves', 'costs'
 
 
 def figure(study: Study, kind: str) -> str:
@@ -101,6 +141,7 @@ def draw(study: Study, records: list[Record], folder: Path) -> None:
             lines = read_kept_scalars(scalars_file(folder, *record.key))
             found = curve(lines, study.metric)
             curves.setdefault(record.form, []).append(found)
+    draw_costs(study, records, folder / figure(study, 'costs'))
     ordered = {form: curves[form] for form in study.forms if form in curves}
     draw_curves(study, ordered, folder / figure(study, 'curves'))
 
@@ -112,8 +153,9 @@ def twins(study: Study) -> dict[str, list[str]]:
         study (Study): the study.
 
     Returns:
-        dict[str, list[str]]: the plain form of the same network, and of a
-        form that sets something besides its operator, the operator as it is.
+        dict[str, list[str]]: the plain form of the same network; of a form
+        that sets something besides its operator, the operator as it is; of
+        RFAConv also the controls, other plain forms.
     """
     found = {}
     for form in study.forms:
@@ -121,8 +163,10 @@ def twins(study: Study) -> dict[str, list[str]]:
         operator = conv.split()[0]
         plain = f'{PLAIN}, {rest}' if rest else PLAIN
         others = [plain] if form != plain else []
-        if operator != conv and operator in study.forms:
+        if operator != conv and operator not in (PLAIN, form):
             others.append(operator)
+        if form == 'RFAConv':
+            others += [f for f in study.forms if f.startswith(f'{PLAIN} ')]
         found[form] = [other for other in others if other in study.forms]
     return found
 
@@ -220,6 +264,34 @@ def draw_differences(study: Study, records: list[Record], path: Path) -> None:
         'seed, points'
     )
     axes.set_title(f'{study.title}: seeds, mean, 95 % interval', fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_costs(study: Study, records: list[Record], path: Path) -> None:
+    """Draw the scores against the operations of the networks.
+
+    Args:
+        study (Study): the study.
+        records (list[Record]): rows of any study.
+        path (Path): the picture.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for form in study.forms:
+        mine = [r for r in records if (r.study, r.form) == (study.name, form)]
+        if not mine:
+            continue
+        scores = [record.score for record in mine]
+        error = stdev(scores) if len(scores) > 1 else 0
+        at = mine[0].gflops
+        axes.errorbar(at, mean(scores), error, fmt='o', capsize=3, label=form)
+    axes.set_xlabel('GFLOPs of an image')
+    axes.set_ylabel(f'{METRICS[study.metric].heading} ({study.scored}), %')
+    axes.set_title(f'{study.title}: mean, deviation of the seeds', fontsize=10)
+    axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -56,6 +56,32 @@ def test_forms_and_their_twins():
     assert twins['RFAConv neutral'] == ['plain', 'RFAConv']
     table = page.twins(find_study('imagenet', CONFIGS))
     assert table['RFAConv, ResNet-34'] == ['plain, ResNet-34']
+    camvid = page.twins(find_study('camvid', CONFIGS))
+    assert camvid['RFAConv'] == ['plain', 'plain wide', 'plain longer']
+    assert camvid['plain wide'] == ['plain']
+
+
+def test_across_studies():
+    """Of two studies: 3 of 4 pairs above, and 1 of 1."""
+    studies = [find_study(name, CONFIGS) for name in ('camvid', 'clothing10')]
+    scores = {
+        ('camvid', 'plain'): (10.0, 20.0),
+        ('camvid', 'RFAConv'): (15.0, 25.0),
+        ('clothing10', 'plain'): (70.0,),
+        ('clothing10', 'RFAConv'): (71.0,),
+        ('clothing10', 'CAConv'): (69.0,),
+    }
+    records = [
+        row(study=study, form=form, seed=seed, test=value)
+        for (study, form), values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    text = page.across(studies, records)
+    assert '| RFAConv | 2 | 0.88 | 0.50 to 1.00 |' in text
+    assert '| CAConv | 1 | 0.00 | 0.00 to 0.00 |' in text
+    assert 'plain' not in text
+    assert page.across(studies, records[:2]) is None
+    assert page.across([find_study('camvid_start', CONFIGS)], records) is None
 
 
 def test_tables_and_figures(tmp_path):
@@ -84,9 +110,9 @@ def test_tables_and_figures(tmp_path):
     assert ('', 'AWConv') in cells
     assert 'about 12.7 points' in page.detectable(study, records)
     assert page.detectable(study, records[:3]) is None
-    text = page.render('head\n' + page.START + 'old', [study], records)
+    text = page.render('head\n' + page.START + 'obsolete', [study], records)
     assert text.startswith('head\n' + page.START + '\n## How the attention')
-    assert 'old' not in text
+    assert 'obsolete' not in text
     assert '4 of 45 runs, 1.1 h in all, a CPU, of two cores, 1 thread' in text
     for record in records:
         path = scalars_file(tmp_path, *record.key)

@@ -209,7 +209,8 @@ def test_studies_are_whole():
     assert neutral.config == start.forms['RFAConv'].config
     assert neutral.options['model.backbone.attention_conv.start'] == 'neutral'
     camvid = find_study('camvid', CONFIGS)
-    assert len(camvid.forms) == 8
+    assert len(camvid.forms) == 10  # with the controls
+    assert len(find_study('clothing10', CONFIGS).forms) == 8
     assert [camvid.forms[f].seeds for f in ('plain', 'CAMConv')] == [8, 5]
     with pytest.raises(InputError, match='study: expected one of camvid_sta'):
         find_study('none', CONFIGS)
@@ -227,7 +228,7 @@ def test_dry_run_and_bad_input(tmp_path, monkeypatch, capsys):
     assert status == 0
     lines = out.splitlines()
     commands = [line for line in lines if 'tools/train.py' in line]
-    assert len(commands) == sum(line[0] == '#' for line in lines) == 8
+    assert len(commands) == sum(line[0] == '#' for line in lines) == 10
     assert 'train.py --resume=auto' in out
     assert 'randomness.seed=0' in out
     assert not list(tmp_path.iterdir())
