@@ -220,8 +220,14 @@ def next_command(job, options: list[str]) -> list[str] | None:
     settings = [f'{key}={value}' for key, value in job.form.options.items()]
     settings += [*options, f'randomness.seed={job.seed}']
     if not trained(job):
-        words = [TOOLS / 'train.py', '--resume=auto', job.config]
-        words += ['--work-dir', job.work_dir]
+        words = [TOOLS / 'train.py', job.config, '--work-dir', job.work_dir]
+        if (job.work_dir / 'last_checkpoint').exists():
+            words.insert(1, '--resume=auto')
+        elif job.study.start_from:
+            start, convert = start_of(job)
+            if convert:
+                return convert
+            settings.append(f'load_from={start}')
         if job.processes > 1:
             words = ['-m', 'torch.distributed.run', '--standalone'] + [
                 f'--nproc_per_node={job.processes}',
@@ -236,6 +242,45 @@ def next_command(job, options: list[str]) -> list[str] | None:
         return None
     words = [sys.executable, *words, '--cfg-options', *settings]
     return [str(word) for word in words]
+
+
+def start_of(job) -> tuple[Path, list[str] | None]:
+    """The checkpoint that a run of a study with ``start_from`` starts as.
+
+    Args:
+        job (Job): the run.
+
+    Returns:
+        tuple[Path, list[str] | None]: that of the plain network, or of its
+        conversion, and the command that converts, None where that was done.
+
+    Raises:
+        InputError: the plain network has not been trained.
+    """
+    from mmrfa.results.finishing import last_checkpoint
+    from mmrfa.results.queue import work_dir
+    from mmrfa.results.records import used_config
+    from mmrfa.results.zoo import PLAIN
+
+    root = job.work_dir.parents[2]
+    study = job.study.start_from
+    plain = last_checkpoint(work_dir(root, study, PLAIN, job.seed))
+    backbone = used_config(job.config, job.form.options)['model']['backbone']
+    if 'attention_conv' not in backbone:
+        return plain, None
+    target = job.work_dir / 'start.pth'
+    words = [
+        TOOLS / 'model_converters/resnet_to_rfa.py',
+        plain,
+        target,
+        f'--depth={backbone["depth"]}',
+        f'--attention-conv={backbone["attention_conv"]["type"]}',
+        f'--calibrate={job.config}',
+        '--whole',
+    ]
+    if target.exists():
+        return target, None
+    return target, [sys.executable, *map(str, words)]
 
 
 if __name__ == '__main__':

@@ -41,6 +41,8 @@ class Study:
             test split as well, once.
         size (tuple[int, int]): height and width of the image for which
             operations are counted.
+        start_from (str | None): the study whose plain network, of the same
+            seed, every run starts as.
         forms (dict[str, Form]): by name, plain ones first.
     """
 
@@ -50,6 +52,7 @@ class Study:
     scored: str
     size: tuple[int, int]
     forms: dict[str, Form] = field(default_factory=dict)
+    start_from: str | None = None
 
 
 @cache

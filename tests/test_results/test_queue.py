@@ -229,9 +229,31 @@ def test_dry_run_and_bad_input(tmp_path, monkeypatch, capsys):
     lines = out.splitlines()
     commands = [line for line in lines if 'tools/train.py' in line]
     assert len(commands) == sum(line[0] == '#' for line in lines) == 10
-    assert 'train.py --resume=auto' in out
     assert 'randomness.seed=0' in out
     assert not list(tmp_path.iterdir())
+    status, _, error = run('camvid_finetune', '--dry-run')
+    assert status == 2
+    assert 'camvid/plain/seed0: expected the checkpoint of its' in error
+    plain = work_dir(tmp_path, 'camvid', 'plain', 0)
+    plain.mkdir(parents=True)
+    (plain / 'last_checkpoint').write_text('/elsewhere/iter_2000.pth')
+    (plain / 'iter_2000.pth').touch()
+    start = ['camvid_finetune', '--work-dir', str(tmp_path), '--dry-run']
+    start += ['--seeds', '1', '--forms']
+    _, out, _ = run(*start, 'plain')
+    assert f'load_from={plain}/iter_2000.pth' in out
+    _, out, _ = run(*start, 'RFAConv')
+    assert f'resnet_to_rfa.py {plain}/iter_2000.pth' in out
+    assert '--depth=18 --attention-conv=RFAConv' in out
+    own = work_dir(tmp_path, 'camvid_finetune', 'RFAConv', 0)
+    own.mkdir(parents=True)
+    (own / 'start.pth').touch()
+    _, out, _ = run(*start, 'RFAConv')
+    assert f'load_from={own}/start.pth' in out
+    (own / 'last_checkpoint').touch()
+    _, out, _ = run(*start, 'RFAConv')
+    assert 'train.py --resume=auto' in out
+    assert 'load_from' not in out
     for words, line in {
         ('none',): 'error: study: expected one of camvid_start',
         ('camvid', '--forms', 'Conv'): 'error: --forms: expected some of plai',
