@@ -35,7 +35,14 @@ NAME = re.compile(
     r'_(?P<schedule>\d+x|\d+xb\d+-\d+[ke])'
     r'_(?P<dataset>[a-z0-9]+)(-(?P<crop>\d+x\d+))?'
 )
-CLASSES = {'voc12aug': 21, 'camvid': 11, 'coco': 80, 'voc0712': 20, 'bccd': 3}
+CLASSES = {
+    'voc12aug': 21,
+    'camvid': 11,
+    'camvidhalf': 11,
+    'coco': 80,
+    'voc0712': 20,
+    'bccd': 3,
+}
 
 
 @cache

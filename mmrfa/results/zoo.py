@@ -36,6 +36,7 @@ class Data:
 DATA = {
     'voc12aug': Data('PASCAL VOC 2012 + aug', SEGMENTATION, ('miou',)),
     'camvid': Data('CamVid (val)', SEGMENTATION, ('miou',)),
+    'camvidhalf': Data('CamVid at half size (val)', SEGMENTATION, ('miou',)),
     'coco': Data('COCO 2017', DETECTION, ('ap',)),
     'voc0712': Data('VOC 2007+2012', DETECTION, ('ap50',)),
     'bccd': Data('BCCD (val)', DETECTION, ('ap',)),

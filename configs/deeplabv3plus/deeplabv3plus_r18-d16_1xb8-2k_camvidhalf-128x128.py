@@ -1,6 +1,6 @@
 _base_ = [
     '../_base_/models/deeplabv3plus_r18-d16.py',
-    '../_base_/datasets/camvid_half.py',
+    '../_base_/datasets/camvidhalf.py',
     '../_base_/schedules/schedule_2k.py',
     '../_base_/default_runtime.py',
     '../_base_/seg_runtime.py',

@@ -1,2 +1,2 @@
-_base_ = './deeplabv3plus_r18-d16_1xb8-2k_camvid-half-128x128.py'
+_base_ = './deeplabv3plus_r18-d16_1xb8-2k_camvidhalf-128x128.py'
 model = dict(backbone=dict(attention_conv=dict(type='RFCAConv')))
