@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmrfa.engine.cli import run_tool
 from mmrfa.results import page
+from mmrfa.results.figures import draw
 from mmrfa.results.records import read_records
 from mmrfa.results.zoo import config_files
 
@@ -23,7 +24,7 @@ def main() -> None:
     text = page.render(readme.read_text(encoding='utf-8'), studies, records)
     readme.write_text(text, encoding='utf-8')
     for study in studies:
-        page.draw(study, records, folder)
+        draw(study, records, folder)
 
 
 if __name__ == '__main__':

@@ -2,14 +2,10 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
-from mmrfa.results.records import (
-    Record,
-    curve,
-    read_kept_scalars,
-    scalars_file,
-)
+from mmrfa.results.figures import FIGURES, differences_to_plain, figure_of
+from mmrfa.results.records import Record
 from mmrfa.results.runs import METRICS
 from mmrfa.results.statistics import (
     Difference,
@@ -17,7 +13,7 @@ from mmrfa.results.statistics import (
     probability_of_improvement,
     scores_by_seed,
 )
-from mmrfa.results.studies import Study, find_study, study_names
+from mmrfa.results.studies import Study, find_study, study_names, twins
 from mmrfa.results.tables import markdown, spread
 from mmrfa.results.zoo import PLAIN, TAGS
 
@@ -63,11 +59,9 @@ def render(text: str, studies: list[Study], records: list[Record]) -> str:
             + table(study, records)
         )
         told = detectable(study, records)
-        if told:
-            pictures = ''.join(
-                f'![{kind}]({figure(study, kind)}) ' for kind in FIGURES
-            )
-            parts.append(f'\n{told}\n\n{pictures.strip()}\n')
+        parts.append(f'\n{told}\n' if told else '')
+        pictures = [f'![{kind}]({figure_of(study, kind)})' for kind in FIGURES]
+        parts.append(f'\n{" ".join(pictures)}\n')
     wide = across(studies, records)
     if wide:
         parts.append(
@@ -113,62 +107,6 @@ def _threads(records: list[Record]) -> str:
 
 def _joined(texts: Iterable[str]) -> str:
     return ' and '.join(dict.fromkeys(texts))
-
-
-FIGURES = 'differences', 'curves', 'costs'
-
-
-def figure(study: Study, kind: str) -> str:
-    """Where a figure lies, from the folder of the results."""
-    return f'figures/{study.name}-{kind}.png'
-
-
-def draw(study: Study, records: list[Record], folder: Path) -> None:
-    """Draw the figures of a study, once it has a twin of two seeds.
-
-    Args:
-        study (Study): the study.
-        records (list[Record]): rows of any study.
-        folder (Path): of the results.
-    """
-    if detectable(study, records) is None:
-        return
-    (folder / 'figures').mkdir(exist_ok=True)
-    draw_differences(study, records, folder / figure(study, 'differences'))
-    curves = {}
-    for record in records:
-        if record.study == study.name:
-            lines = read_kept_scalars(scalars_file(folder, *record.key))
-            found = curve(lines, study.metric)
-            curves.setdefault(record.form, []).append(found)
-    draw_costs(study, records, folder / figure(study, 'costs'))
-    ordered = {form: curves[form] for form in study.forms if form in curves}
-    draw_curves(study, ordered, folder / figure(study, 'curves'))
-
-
-def twins(study: Study) -> dict[str, list[str]]:
-    """What each form of a study is compared with.
-
-    Args:
-        study (Study): the study.
-
-    Returns:
-        dict[str, list[str]]: the plain form of the same network; of a form
-        that sets something besides its operator, the operator as it is; of
-        RFAConv also the controls, other plain forms.
-    """
-    found = {}
-    for form in study.forms:
-        conv, _, rest = form.partition(', ')
-        operator = conv.split()[0]
-        plain = f'{PLAIN}, {rest}' if rest else PLAIN
-        others = [plain] if form != plain else []
-        if operator != conv and operator not in (PLAIN, form):
-            others.append(operator)
-        if form == 'RFAConv':
-            others += [f for f in study.forms if f.startswith(f'{PLAIN} ')]
-        found[form] = [other for other in others if other in study.forms]
-    return found
 
 
 def table(study: Study, records: list[Record]) -> str:
@@ -221,10 +159,8 @@ def detectable(study: Study, records: list[Record]) -> str | None:
     """
     widths = [
         found.half_width
-        for form, others in twins(study).items()
-        for other in others[:1]
-        if (found := difference(records, study.name, form, other))
-        and found.half_width is not None
+        for found in differences_to_plain(study, records).values()
+        if found.half_width is not None
     ]
     if not widths:
         return None
@@ -232,101 +168,3 @@ def detectable(study: Study, records: list[Record]) -> str | None:
         f'Differences below about {mean(widths):.1f} points could not be told '
         'from none with these seeds (mean half-width of the intervals).'
     )
-
-
-def draw_differences(study: Study, records: list[Record], path: Path) -> None:
-    """Draw every seed's difference to the plain twin, and the intervals.
-
-    Args:
-        study (Study): with at least one difference.
-        records (list[Record]): rows of any study.
-        path (Path): the picture.
-    """
-    import matplotlib.pyplot as plt
-
-    found = {
-        form: each
-        for form, others in twins(study).items()
-        for other in others[:1]
-        if (each := difference(records, study.name, form, other))
-    }
-    figure, axes = plt.subplots(figsize=(7, 0.5 * len(found) + 1.4))
-    for place, each in enumerate(found.values()):
-        axes.plot(each.values, [place] * len(each.values), 'o', ms=4, c='0.6')
-        width = each.half_width or 0
-        axes.errorbar(each.mean, place, xerr=width, fmt='D', c='C0', capsize=4)
-    axes.axvline(0, c='k', lw=0.8)
-    axes.set_yticks(range(len(found)), found)
-    axes.invert_yaxis()
-    metric = METRICS[study.metric].heading
-    axes.set_xlabel(
-        f'{metric} ({study.scored}) less that of the plain twin of the same '
-        'seed, points'
-    )
-    axes.set_title(f'{study.title}: seeds, mean, 95 % interval', fontsize=10)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def draw_costs(study: Study, records: list[Record], path: Path) -> None:
-    """Draw the scores against the operations of the networks.
-
-    Args:
-        study (Study): the study.
-        records (list[Record]): rows of any study.
-        path (Path): the picture.
-    """
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for form in study.forms:
-        mine = [r for r in records if (r.study, r.form) == (study.name, form)]
-        if not mine:
-            continue
-        scores = [record.score for record in mine]
-        error = stdev(scores) if len(scores) > 1 else 0
-        at = mine[0].gflops
-        axes.errorbar(at, mean(scores), error, fmt='o', capsize=3, label=form)
-    axes.set_xlabel('GFLOPs of an image')
-    axes.set_ylabel(f'{METRICS[study.metric].heading} ({study.scored}), %')
-    axes.set_title(f'{study.title}: mean, deviation of the seeds', fontsize=10)
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def draw_curves(
-    study: Study, curves: dict[str, list[dict[int, float]]], path: Path
-) -> None:
-    """Draw the mean curve of validation of every form, with its spread.
-
-    Args:
-        study (Study): the study.
-        curves (dict): of each form, a curve of each seed: score by step.
-        path (Path): the picture.
-    """
-    import matplotlib.pyplot as plt
-    import numpy as np
-
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for form, each in curves.items():
-        steps = sorted(set.intersection(*(set(curve) for curve in each)))
-        values = np.array([[curve[s] for s in steps] for curve in each])
-        (line,) = axes.plot(steps, values.mean(0), label=form)
-        if len(values) > 1:
-            spread = values.std(0, ddof=1)
-            low, high = values.mean(0) - spread, values.mean(0) + spread
-            axes.fill_between(
-                steps, low, high, color=line.get_color(), alpha=0.1
-            )
-    axes.set_xlabel('evaluated after step (of epochs: epoch)')
-    axes.set_ylabel(f'{METRICS[study.metric].heading} on val, %')
-    axes.set_title(
-        f'{study.title}: mean of the seeds and deviation', fontsize=10
-    )
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

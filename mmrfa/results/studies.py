@@ -116,3 +116,28 @@ def _of_table(name: str, configs: dict[str, Path]) -> Study:
                 forms.setdefault(form, Form(form, config, {}, 1))
     side = (table.counted or {}).get('size', 512)
     return Study(name, table.title, metric, 'val', (side, side), forms)
+
+
+def twins(study: Study) -> dict[str, list[str]]:
+    """What each form of a study is compared with.
+
+    Args:
+        study (Study): the study.
+
+    Returns:
+        dict[str, list[str]]: the plain form of the same network; of a form
+        that sets something besides its operator, the operator as it is; of
+        RFAConv also the controls, other plain forms.
+    """
+    found = {}
+    for form in study.forms:
+        conv, _, rest = form.partition(', ')
+        operator = conv.split()[0]
+        plain = f'{PLAIN}, {rest}' if rest else PLAIN
+        others = [plain] if form != plain else []
+        if operator != conv and operator not in (PLAIN, form):
+            others.append(operator)
+        if form == 'RFAConv':
+            others += [f for f in study.forms if f.startswith(f'{PLAIN} ')]
+        found[form] = [other for other in others if other in study.forms]
+    return found

@@ -1,0 +1,137 @@
+"""The figures of the studies."""
+
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+from mmrfa.results.records import (
+    Record,
+    curve,
+    read_kept_scalars,
+    scalars_file,
+)
+from mmrfa.results.runs import METRICS
+from mmrfa.results.statistics import Difference, difference
+from mmrfa.results.studies import Study, twins
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FIGURES = 'differences', 'curves', 'costs'
+
+
+def figure_of(study: Study, kind: str) -> str:
+    """Where a figure lies, from the folder of the results."""
+    return f'figures/{study.name}-{kind}.png'
+
+
+def differences_to_plain(
+    study: Study, records: list[Record]
+) -> dict[str, Difference]:
+    """Of each form that has common seeds with its plain twin."""
+    return {
+        form: found
+        for form, others in twins(study).items()
+        for other in others[:1]
+        if (found := difference(records, study.name, form, other))
+    }
+
+
+def draw(study: Study, records: list[Record], folder: Path) -> None:
+    """Draw the figures of a study.
+
+    Args:
+        study (Study): the study.
+        records (list[Record]): rows of any study.
+        folder (Path): of the results.
+    """
+    import matplotlib.pyplot as plt
+
+    (folder / 'figures').mkdir(exist_ok=True)
+    by_form = {
+        form: [r for r in records if (r.study, r.form) == (study.name, form)]
+        for form in study.forms
+    }
+    by_form = {form: each for form, each in by_form.items() if each}
+    for kind in FIGURES:
+        figure, axes = plt.subplots(figsize=(7, 4.5))
+        if kind == 'differences':
+            draw_differences(axes, study, records)
+        elif kind == 'curves':
+            curves = {
+                form: [
+                    curve(
+                        read_kept_scalars(scalars_file(folder, *record.key)),
+                        study.metric,
+                    )
+                    for record in each
+                ]
+                for form, each in by_form.items()
+            }
+            draw_curves(axes, study, curves)
+        else:
+            draw_costs(axes, study, by_form)
+        axes.set_title(study.title, fontsize=10)
+        figure.tight_layout()
+        figure.savefig(folder / figure_of(study, kind), dpi=120)
+        plt.close(figure)
+
+
+def draw_differences(
+    axes: 'Axes', study: Study, records: list[Record]
+) -> None:
+    """Every seed's difference to the plain twin, mean and 95 % interval."""
+    found = differences_to_plain(study, records)
+    for place, each in enumerate(found.values()):
+        axes.plot(each.values, [place] * len(each.values), 'o', ms=4, c='0.6')
+        width = each.half_width or 0
+        axes.errorbar(each.mean, place, xerr=width, fmt='D', c='C0', capsize=4)
+    axes.axvline(0, c='k', lw=0.8)
+    axes.set_yticks(range(len(found)), found)
+    axes.invert_yaxis()
+    metric = METRICS[study.metric].heading
+    axes.set_xlabel(
+        f'{metric} ({study.scored}) less that of the plain twin of the same '
+        'seed,\npoints: seeds, mean, 95 % interval'
+    )
+
+
+def draw_curves(
+    axes: 'Axes', study: Study, curves: dict[str, list[dict[int, float]]]
+) -> None:
+    """Mean over the seeds of every form after each validation, and spread.
+
+    Args:
+        axes (Axes): to draw on.
+        study (Study): the study.
+        curves (dict): of each form, a curve of each seed: score by step.
+    """
+    for form, each in curves.items():
+        steps = sorted(set.intersection(*map(set, each)))
+        means = [mean(curve[step] for curve in each) for step in steps]
+        spreads = [_spread([curve[step] for curve in each]) for step in steps]
+        (line,) = axes.plot(steps, means, label=form)
+        low, high = (
+            [m + sign * s for m, s in zip(means, spreads)] for sign in (-1, 1)
+        )
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.1)
+    axes.set_xlabel('evaluated after step, or epoch: mean, deviation of seeds')
+    axes.set_ylabel(f'{METRICS[study.metric].heading} on val, %')
+    axes.legend(fontsize=8)
+
+
+def draw_costs(
+    axes: 'Axes', study: Study, by_form: dict[str, list[Record]]
+) -> None:
+    """Scores against the operations of the networks."""
+    for form, each in by_form.items():
+        scores = [record.score for record in each]
+        at, error = each[0].gflops, _spread(scores)
+        axes.errorbar(at, mean(scores), error, fmt='o', capsize=3, label=form)
+    axes.set_xlabel('GFLOPs of an image: mean, deviation of seeds')
+    axes.set_ylabel(f'{METRICS[study.metric].heading} ({study.scored}), %')
+    axes.legend(fontsize=8)
+
+
+def _spread(values: list[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
