@@ -90,7 +90,7 @@ class _Attended(torch.autograd.Function):
             grads_x.append(dx)
             dw = dw.to(wide).view(served.shape)
             grad_weight.addcmul_(dw, own.unsqueeze(2).to(wide))
-            grads_maps.append(dw.mul_(served).sum(2).to(own.dtype))
+            grads_maps.append((dw * served).sum(2).to(own.dtype))
         grad_x = torch.cat(grads_x) if ctx.needs_input_grad[0] else None
         grad_weight = grad_weight.view(weight.shape).to(weight.dtype)
         return grad_x, grad_weight, torch.stack(grads_maps), None
