@@ -34,6 +34,7 @@ include_patterns = [
     'benchmarks/results/*.md',
     'mmrfa/ops/*/README.md',
     'configs/*/README.md',
+    'results/*.md',
 ]
 # Not even looked into.
 exclude_patterns = ['.*', 'build', 'data', 'tests', 'work_dirs']
@@ -67,6 +68,7 @@ CHILDREN = {
     'docs/operators': '/mmrfa/ops/*/README',
     'docs/configs': '/configs/*/README',
     'docs/backends': '/benchmarks/results/*',
+    'docs/results': '/results/*',
 }
 
 myst_enable_extensions = ['colon_fence']
