@@ -75,7 +75,7 @@ class ConvNorm(NamedTuple):
         if norm is None:
             return self
         wide = torch.promote_types(norm.running_var.dtype, torch.float32)
-        scale = (norm.running_var.to(wide) + norm.eps) ** -0.5
+        scale = (norm.running_var.to(wide) + norm.eps).rsqrt()
         scale = norm.weight.to(wide) * scale
         shift = norm.bias.to(wide) - norm.running_mean.to(wide) * scale
         if self.bias is not None:
@@ -162,7 +162,7 @@ def _normalized_over_group(
     else:  # in a graph all the same: backward has a collective too
         var = mean = wide.sum((0, 2, 3))
     mean, var, unbiased = over_group(mean.double(), var.double(), count, norm)
-    scale = (var + norm.eps) ** -0.5
+    scale = (var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = norm.weight * scale
     shift = -mean * scale

@@ -95,7 +95,11 @@ def _derived(
                 f'{operator} knows no transform of torch.func and no '
                 "forward-mode derivative; the backend 'reference' does"
             )
-        return function.apply(*args)
+        # apply costs as much as a small layer.
+        wanted = torch.is_grad_enabled() and any(
+            _is_tensor(value) and value.requires_grad for value in args
+        )
+        return function.apply(*args) if wanted else forward(*args)
 
     return run
 

@@ -62,7 +62,7 @@ def folded_features(x: Tensor, feature: ConvNorm, window: Window) -> Folded:
     if feature.bias is not None:
         mean = mean + feature.bias.double()
     mean, var, unbiased = over_group(mean, var, count, norm)
-    scale = norm.weight.double() * (var + norm.eps) ** -0.5
+    scale = norm.weight.double() * (var + norm.eps).rsqrt()
     shift = norm.bias.double() - mean * scale
     if feature.bias is not None:  # only the running mean sees it
         shift = shift + feature.bias.double() * scale
