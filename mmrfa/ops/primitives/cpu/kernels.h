@@ -7,6 +7,7 @@
 namespace mmrfa {
 
 constexpr int64_t kMostTaps = 121;  // the buffers of some kernels end there
+constexpr int64_t kSlack = 16;      // a vector
 
 // Window of a convolution, in pixels; tap (i, j) has index i * kw + j.
 struct Geometry {
@@ -97,7 +98,7 @@ struct ChannelPool {
 template <typename T>
 struct LinePool {
   Geometry geometry;
-  T* y;  // K rows, without gaps
+  T* y;  // K rows, without gaps, and kSlack more to read
   bool backward;
   // Sums (kh, Ho) and (kw, Wo), or what their gradients add to that of a
   // feature.

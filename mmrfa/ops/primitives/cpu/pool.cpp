@@ -81,7 +81,7 @@ void run_line_pool(const Learned& p, const Tensor& lines,
   const Geometry& g = p.geometry;
   const int64_t channels = p.x.size(1);
   at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> memory(g.taps() * g.pixels());
+    std::vector<T> memory(g.taps() * g.pixels() + kSlack);
     for (int64_t c = begin; c < end; ++c)
       for (int64_t n = 0; n < p.x.size(0); ++n) {
         const int64_t plane = n * channels + c;

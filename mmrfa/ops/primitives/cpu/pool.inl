@@ -31,27 +31,50 @@ void pool_channels_any(const ChannelPool<T>& p) {
 }
 
 template <typename T>
-void pool_lines_any(const LinePool<T>& p) {
+void sum_lines(const LinePool<T>& p) {
+  // Sums over columns with slack: lanes behind a row belong to the next one,
+  // and a store of fewer lanes than all is slow.
+  thread_local Buffer buffer;
+  const Geometry& g = p.geometry;
+  const int64_t width = g.out_width, pitch = width + kLanes;
+  float* sums = buffer.zeros(g.kw * pitch);
+  const T* y = p.y;
+  for (int64_t t = 0; t < g.taps(); ++t) {
+    float* columns = sums + t % g.kw * pitch;
+    float* lines = p.lines + t / g.kw * g.out_height;
+    for (int64_t row = 0; row < g.out_height; ++row, y += width) {
+      Vec total = {};
+      for (int64_t q = 0; q < width; q += kLanes) {
+        const Vec value = load(y + q);
+        store(columns + q, load(columns + q) + value);
+        total += first_lanes(value, width - q);
+      }
+      lines[row] += sum(total);
+    }
+  }
+  for (int64_t j = 0; j < g.kw; ++j)
+    std::memcpy(p.columns + j * width, sums + j * pitch,
+                width * sizeof(float));
+}
+
+template <typename T>
+void spread_lines(const LinePool<T>& p) {
   const Geometry& g = p.geometry;
   for (int64_t t = 0; t < g.taps(); ++t)
     for (int64_t row = 0; row < g.out_height; ++row) {
-      float* line = p.lines + t / g.kw * g.out_height + row;
-      float* columns = p.columns + t % g.kw * g.out_width;
+      const float line = p.lines[t / g.kw * g.out_height + row];
+      const float* columns = p.columns + t % g.kw * g.out_width;
       T* y = p.y + (t * g.out_height + row) * g.out_width;
-      Vec total = {};
       for (int64_t q = 0; q < g.out_width; q += kLanes) {
         const int64_t n = g.out_width - q;
-        const Vec column = load(columns + q, n);
-        if (p.backward) {
-          store(y + q, column + *line, n);
-          continue;
-        }
-        const Vec value = load(y + q, n);
-        store(columns + q, column + value, n);
-        total += value;
+        store(y + q, load(columns + q, n) + line, n);
       }
-      if (!p.backward) *line += sum(total);
     }
+}
+
+template <typename T>
+void pool_lines_any(const LinePool<T>& p) {
+  p.backward ? spread_lines(p) : sum_lines(p);
 }
 
 }  // namespace
