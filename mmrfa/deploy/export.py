@@ -165,11 +165,20 @@ def _to_torch(part: Part, images: Tensor, file: Path, text: str) -> None:
 def _to_aoti(part: Part, images: Tensor, file: Path, text: str) -> None:
     import torch._inductor as inductor
 
-    inductor.aoti_compile_and_package(
-        _traced(part.module, images),
-        package_path=str(file),
-        inductor_configs={'aot_inductor.metadata': {KEY: text}},
-    )
+    program = _traced(part.module, images)
+    try:
+        inductor.aoti_compile_and_package(
+            program,
+            package_path=str(file),
+            inductor_configs={'aot_inductor.metadata': {KEY: text}},
+        )
+    except OSError:
+        raise
+    except Exception as error:  # no compiler, or one that fails
+        line = ' '.join(str(error).split())[:300]
+        raise InputError(
+            f'--to aoti: cannot be compiled here: {line}'
+        ) from error
 
 
 def _to_onnx(part: Part, images: Tensor, file: Path, text: str) -> None:

@@ -123,5 +123,23 @@ class Predictor:
             yield Prediction(frame, image, sample.cpu())
 
 
+def as_seen(data: dict, size: tuple[int, int]) -> 'np.ndarray':
+    """An image as the network sees it.
+
+    Args:
+        data (dict): of :meth:`Predictor.read`.
+        size (tuple[int, int]): height and width of the network's input.
+
+    Returns:
+        ndarray: (H, W, 3) uint8, RGB; what is padded is black.
+    """
+    import numpy as np
+
+    pixels = data['inputs'].flip(0).permute(1, 2, 0).numpy()
+    canvas = np.zeros((*size, 3), np.uint8)
+    canvas[: len(pixels), : pixels.shape[1]] = pixels
+    return canvas
+
+
 def _size(data: dict) -> tuple[int, ...]:
     return tuple(data['inputs'].shape)

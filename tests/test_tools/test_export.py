@@ -90,6 +90,34 @@ def test_a_segmentor_goes_whole(
     assert 'argmax' in description['after']
 
 
+def test_windows_slide_over_large_images(
+    call, exported, seg_checkpoint, photos, tmp_path, monkeypatch
+):
+    """Where the config says so, with a program in the place of the network."""
+    from mmseg.models import EncoderDecoder
+
+    whole = EncoderDecoder.slide_inference
+    seen = []
+
+    def slide(model, images, metas):
+        seen.append(tuple(images.shape))
+        return whole(model, images, metas)
+
+    monkeypatch.setattr(EncoderDecoder, 'slide_inference', slide)
+    for file in seg_checkpoint, exported[0]['.onnx']:
+        status = call(
+            'predict.py', SEG, file, photos / '1.png', '--device', 'cpu',
+            '--out', tmp_path / file.suffix[1:], '--cfg-options',
+            'model.test_cfg.mode=slide', 'model.test_cfg.crop_size=(32,32)',
+            'model.test_cfg.stride=(24,24)',
+        )  # fmt: skip
+        assert status == 0
+    assert seen == [(1, 3, 64, 64)] * 2
+    wanted, got = (masks_of(tmp_path / kind)['1.png'] for kind in ('pth', 'onnx'))
+    assert len(np.unique(wanted)) > 1
+    assert (got == wanted).mean() > 0.999
+
+
 def test_the_description_is_enough(
     call, exported, seg_checkpoint, photos, tmp_path
 ):
