@@ -113,7 +113,9 @@ def test_windows_slide_over_large_images(
         )  # fmt: skip
         assert status == 0
     assert seen == [(1, 3, 64, 64)] * 2
-    wanted, got = (masks_of(tmp_path / kind)['1.png'] for kind in ('pth', 'onnx'))
+    wanted, got = (
+        masks_of(tmp_path / kind)['1.png'] for kind in ('pth', 'onnx')
+    )
     assert len(np.unique(wanted)) > 1
     assert (got == wanted).mean() > 0.999
 

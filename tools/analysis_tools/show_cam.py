@@ -251,12 +251,12 @@ def _draw_map(axis, network: Network, label: int, first: Network):
     there = label in cam.found or not isinstance(cam.view, Boxes)
     where = first.cam.pixels(label)
     # Of a class without boxes nothing can be explained.
-    heat = cam.map(label, where) if there else np.zeros(cam.size)
+    heat = cam.map(label, where).numpy() if there else np.zeros(cam.size)
     shown = axis.imshow(heat, 'inferno', vmin=0, vmax=1, alpha=0.6)
     amount = cam.view.said.format(cam.found.get(label, 0))
     axis.set_title(f'{network.classes[label]}, {amount}', fontsize='small')
     if where is not None and not where.all():
-        axis.contour(where.cpu(), [0.5], colors='white', linewidths=1)
+        axis.contour(where.cpu().numpy(), [0.5], colors='white', linewidths=1)
     if isinstance(cam.view, Boxes):
         boxes = cam.outputs[cam.outputs.labels == label].bboxes
         for x1, y1, x2, y2 in boxes.cpu().numpy() * (2 * network.scale):
