@@ -221,7 +221,10 @@ def draw(networks: list[Network], labels: list[int], path: Path) -> None:
     figure, axes = plt.subplots(
         len(networks),
         columns,
-        figsize=(columns * side[0] + 0.8, len(networks) * side[1] + 1.4),
+        figsize=(
+            columns * side[0] + 0.8,
+            len(networks) * (side[1] + 0.5) + 0.3,
+        ),
         squeeze=False,
         layout='constrained',
     )
