@@ -1,6 +1,7 @@
 """A network as a file that other programs run, kept only if it agrees."""
 
 import json
+import logging
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -184,6 +185,9 @@ def _to_aoti(part: Part, images: Tensor, file: Path, text: str) -> None:
 def _to_onnx(part: Part, images: Tensor, file: Path, text: str) -> None:
     need('onnxscript', 'onnx')
     need('onnxruntime', 'onnx')
+    # It warns that torchvision, which no network here uses, is missing.
+    log = 'torch.onnx._internal.exporter._registration'
+    logging.getLogger(log).setLevel(logging.ERROR)
     try:
         program = torch.onnx.export(
             part.module,

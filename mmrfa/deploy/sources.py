@@ -1,6 +1,7 @@
 """Where images come from: files, folders, patterns, videos, cameras."""
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -90,9 +91,14 @@ class Source:
     def _open(self, place: int | str, name: str) -> None:
         import cv2
 
+        # One line is enough for a file or a camera that gives nothing.
+        os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+        level = cv2.getLogLevel()
+        cv2.setLogLevel(0)
         self._stream = cv2.VideoCapture(place)
         # A file of another kind may open, and give nothing.
         self._first = self._stream.read()[1]
+        cv2.setLogLevel(level)
         if self._first is None:
             camera = isinstance(place, int)
             what = 'a camera' if camera else 'an image or a video'
