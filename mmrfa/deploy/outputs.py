@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 # By scope: what draws its predictions.
 VISUALIZERS = {
-    'mmseg': 'SegLocalVisualizer',
-    'mmdet': 'DetLocalVisualizer',
-    'mmpretrain': 'UniversalVisualizer',
+    'mmseg': 'mmseg.SegLocalVisualizer',
+    'mmdet': 'mmdet.DetLocalVisualizer',
+    'mmyolo': 'mmdet.DetLocalVisualizer',
+    'mmpretrain': 'mmpretrain.UniversalVisualizer',
 }
 
 
@@ -68,6 +69,8 @@ class Outputs:
                 f'config {config.filename}: expected default_scope '
                 f'{", ".join(VISUALIZERS)}, got {self.scope}'
             )
+        if self.scope == 'mmyolo':  # its boxes are those of mmdet
+            self.scope = 'mmdet'
         self.classes = list(meta.get('classes') or [])
         if not self.classes:
             raise InputError(

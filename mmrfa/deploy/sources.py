@@ -13,6 +13,10 @@ from mmrfa.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+# One line, ours, is enough for a file or a camera that gives nothing. OpenCV
+# reads this when it first opens a video.
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+
 NAMINGS = (
     lambda path: path.stem,
     lambda path: path.name,
@@ -91,8 +95,6 @@ class Source:
     def _open(self, place: int | str, name: str) -> None:
         import cv2
 
-        # One line is enough for a file or a camera that gives nothing.
-        os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
         level = cv2.getLogLevel()
         cv2.setLogLevel(0)
         self._stream = cv2.VideoCapture(place)

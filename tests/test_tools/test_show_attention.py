@@ -71,7 +71,8 @@ def test_points_find_their_windows(tool):
     assert tool.windows(view, None, canvas) == [(3, 0), (0, 3), (1, 5)]
     points = [(0, 0), (59.9, 39.9), (25, 10)]
     assert tool.windows(view, points, canvas) == [(0, 0), (3, 5), (1, 2)]
-    assert tool.place((50, 30), (0.5, 0.5), canvas) == (25, 15)
+    assert tool.place((50, 30), (0.5, 0.5), (0, 0), canvas) == (25, 15)
+    assert tool.place((50, 30), (0.5, 0.5), (3, 9), canvas) == (28, 24)
 
 
 def test_a_picture_a_layer(call, seg_checkpoint, tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 try:
     from mmrfa.deploy.files import check_folder, written_aside
     from mmrfa.deploy.network import checked_device, network_of
-    from mmrfa.deploy.predictor import Predictor, as_seen
+    from mmrfa.deploy.predictor import Predictor, as_seen, way
     from mmrfa.deploy.sources import Source
     from mmrfa.engine.cli import (
         add_config_arguments,
@@ -91,9 +91,15 @@ def main(argv: list[str] | None = None) -> None:
         model = network_of(config, args.before).to(device)
         *_, earlier = look(Predictor(config, model), source, args.layers)
     model = network_of(config, args.checkpoint).to(device)
-    canvas, scale, found = look(Predictor(config, model), source, args.layers)
+    predictor = Predictor(config, model)
+    canvas, way, found = look(predictor, source, args.layers)
     if points is not None:
-        points = [place(point, scale, canvas) for point in points]
+        if any('Crop' in str(step) for step in predictor.prepare.transforms):
+            raise InputError(
+                '--points: expected a test pipeline that keeps the whole '
+                f'image, that of {args.config} crops it'
+            )
+        points = [place(point, *way, canvas) for point in points]
     layers = dict(model.named_modules())
     for name, attention in found.items():
         layer = layers[name.partition('@')[0]]
@@ -138,7 +144,7 @@ def read_points(texts: list[str]) -> list[tuple[float, float]]:
 
 def look(
     predictor: Predictor, source: Source, layers: list[str] | None
-) -> tuple[np.ndarray, tuple[float, float], dict]:
+) -> tuple[np.ndarray, tuple, dict]:
     """Show an image to a network.
 
     Args:
@@ -148,8 +154,8 @@ def look(
 
     Returns:
         tuple: the image as the network sees it, padding included, (H, W, 3)
-        uint8 RGB; how much of its width and height a pixel of the file
-        became; and what :func:`mmrfa.inspect` gives.
+        uint8 RGB; the way to it from the file; and what
+        :func:`mmrfa.inspect` gives.
     """
     from mmengine.dataset import pseudo_collate
 
@@ -164,25 +170,28 @@ def look(
         mode='tensor',
         layers=layers,
     )
-    height, width = data['inputs'].shape[1:]
     canvas = as_seen(data, batch['inputs'].shape[2:])
-    return canvas, (width / image.shape[1], height / image.shape[0]), found
+    return canvas, way(data, image), found
 
 
 def place(
-    point: tuple[float, float], scale: tuple[float, float], canvas: np.ndarray
+    point: tuple[float, float],
+    scale: tuple[float, float],
+    shift: tuple[float, float],
+    canvas: np.ndarray,
 ) -> tuple[float, float]:
     """Find a point of the file in what the network sees.
 
     Args:
         point (tuple[float, float]): x and y, in pixels of the file.
         scale (tuple[float, float]): what became of a pixel.
+        shift (tuple[float, float]): what lies left of the image and above.
         canvas (ndarray): (H, W, 3).
 
     Raises:
         InputError: it lies outside.
     """
-    x, y = (value * factor for value, factor in zip(point, scale))
+    x, y = (v * s + start for v, s, start in zip(point, scale, shift))
     if not (0 <= x < canvas.shape[1] and 0 <= y < canvas.shape[0]):
         raise InputError(
             f'--points: expected points inside the image, got {point[0]:g},'

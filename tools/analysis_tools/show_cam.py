@@ -19,7 +19,7 @@ try:
     from mmrfa.deploy.exported import need
     from mmrfa.deploy.files import check_folder, written_aside
     from mmrfa.deploy.network import checked_device, network_of
-    from mmrfa.deploy.predictor import Predictor, as_seen
+    from mmrfa.deploy.predictor import Predictor, as_seen, way
     from mmrfa.deploy.sources import Source
     from mmrfa.engine.cli import (
         add_config_arguments,
@@ -120,15 +120,14 @@ class Network(NamedTuple):
         title (str): its config and weights.
         classes (list[str]): names.
         canvas (ndarray): what it sees, (H, W, 3) uint8 RGB.
-        scale (tuple[float, float]): how much of its width and height a pixel
-            of the file became.
+        way (tuple[tuple, tuple]): to it from the file.
         cam (Cam): makes the maps.
     """
 
     title: str
     classes: list[str]
     canvas: np.ndarray
-    scale: tuple[float, float]
+    way: tuple[tuple, tuple]
     cam: Cam
 
 
@@ -159,12 +158,11 @@ def look(
             f'config {config.filename}: expected the names of the classes in '
             f'the checkpoint or of the test data, found {len(classes)}'
         )
-    height, width = data['inputs'].shape[1:]
     return Network(
         f'{Path(config.filename).stem}\n{Path(checkpoint).name}, {cam.layer}',
         classes,
         as_seen(data, cam.size),
-        (width / image.shape[1], height / image.shape[0]),
+        way(data, image),
         cam,
     )
 
@@ -262,7 +260,8 @@ def _draw_map(axis, network: Network, label: int, first: Network):
         axis.contour(where.cpu().numpy(), [0.5], colors='white', linewidths=1)
     if isinstance(cam.view, Boxes):
         boxes = cam.outputs[cam.outputs.labels == label].bboxes
-        for x1, y1, x2, y2 in boxes.cpu().numpy() * (2 * network.scale):
+        scale, shift = network.way
+        for x1, y1, x2, y2 in boxes.cpu().numpy() * (2 * scale) + 2 * shift:
             axis.add_patch(_rectangle((x1, y1), x2 - x1, y2 - y1))
     return shown
 
