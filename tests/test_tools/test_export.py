@@ -16,10 +16,11 @@ from PIL import Image
 from mmrfa.deploy import export as exporting
 from mmrfa.deploy.exported import Exported, load_exported
 from mmrfa.deploy.network import build_network, fingerprint, load_network
-from mmrfa.deploy.parts import flat, like, part_of
+from mmrfa.deploy.parts import Part, flat, like, part_of
 from mmrfa.deploy.predictor import Predictor
 from mmrfa.deploy.sources import Source
 from mmrfa.engine.config import load_config
+from mmrfa.errors import InputError
 
 from .tiny_networks import (
     SEG,
@@ -349,8 +350,6 @@ def test_the_fingerprint_is_that_of_the_network():
 
 
 def test_networks_of_other_kinds_are_refused():
-    from mmrfa.errors import InputError
-
     with pytest.raises(InputError, match='an image classifier, got Linear'):
         part_of(torch.nn.Linear(1, 1))
 
@@ -403,6 +402,19 @@ def test_int8_needs_data_and_onnx(call, seg_checkpoint, photos, capsys):
     line = error_of(status, capsys.readouterr().err)
     assert 'test_dataloader: expected data at' in line
     assert not seg_checkpoint.with_suffix('.onnx').exists()
+
+
+def test_without_a_compiler_is_one_line(tmp_path, monkeypatch):
+    def none(*args, **kwargs):
+        raise RuntimeError('No working C++ compiler found in\n(None, "g++")')
+
+    import torch._inductor
+
+    monkeypatch.setattr(torch._inductor, 'aoti_compile_and_package', none)
+    monkeypatch.setattr(exporting, '_traced', lambda module, images: None)
+    part = Part('task', torch.nn.ReLU(), ['out'], '', None)
+    with pytest.raises(InputError, match=r'compiled here: No working C\+\+'):
+        exporting._to_aoti(part, torch.zeros(1), tmp_path / 'net.pt2', '{}')
 
 
 def test_openvino(call, seg_checkpoint, tmp_path, capsys):
