@@ -191,6 +191,10 @@ class Cam:
         Returns:
             Tensor: (H, W) on the CPU, from 0 to 1, which is its largest value
             unless nothing speaks for the class.
+
+        Raises:
+            InputError: the class does not depend on the layer, or a detector
+                whose head hides that.
         """
         from captum.attr import LayerAttribution, LayerGradCam
 
@@ -199,9 +203,17 @@ class Cam:
             return self.view.score(outputs, label, where)[None]
 
         images = self.images.clone().requires_grad_()
-        found = LayerGradCam(score, self.module).attribute(
-            images, relu_attributions=True
-        )
+        try:
+            found = LayerGradCam(score, self.module).attribute(
+                images, relu_attributions=True
+            )
+        except RuntimeError as error:
+            if 'not have been used' not in str(error):
+                raise
+            raise InputError(
+                '--layer: expected a module whose features the score of the '
+                f'class comes from, got {self.layer}'
+            ) from error
         found = LayerAttribution.interpolate(found, self.size, 'bilinear')
         found = found[0, 0].detach().cpu()
         return found / found.max().clamp(min=torch.finfo(found.dtype).tiny)

@@ -160,6 +160,19 @@ def test_bad_input_is_one_line(
         )  # fmt: skip
         assert words in error_of(status, capsys.readouterr().err)
         assert not (tmp_path / 'out').exists()
+    crops = tmp_path / 'crops.py'
+    crops.write_text(
+        f'_base_ = {str(SEG)!r}\n'
+        'steps = _base_.test_dataloader.dataset.pipeline\n'
+        'steps[1] = dict(type="RandomCrop", crop_size=(8, 8))\n'
+        'test_dataloader = dict(dataset=dict(pipeline=steps))\n'
+    )
+    status = call(
+        TOOL, crops, seg_checkpoint, image, '--out', tmp_path / 'out',
+        '--device', 'cpu', '--points', '1,1',
+    )  # fmt: skip
+    line = error_of(status, capsys.readouterr().err)
+    assert 'keeps the whole image' in line and line.endswith('crops it')
     (tmp_path / 'folder').mkdir()
     for name in ('a', 'b'):
         Image.new('RGB', (20, 20)).save(tmp_path / 'folder' / f'{name}.png')

@@ -113,6 +113,12 @@ def test_boxes_of_a_detector(stages, yolox_checkpoint, photos):
     assert found.min() >= 0 and found.max() in (0, 1)
     none = cam_of(config, model, photos / '1.png', least=2.0)
     assert none.found == {}
+    if stages == 2:  # which boxes there are is not explained
+        cam = cam_of(
+            config, model, photos / '1.png', layer='rpn_head.rpn_conv', least=0
+        )
+        with pytest.raises(InputError, match='comes from, got rpn_head.rpn'):
+            cam.map(label, None)
 
 
 def test_a_head_that_cuts_the_gradient_is_named():
