@@ -173,6 +173,7 @@ def test_of_two_stages_the_features_go():
     model = build_network(load_config(config))
     part = part_of(model)
     assert part.task == 'features' and part.plug is None
+    assert not part.module.training  # exporters warn
     assert 'heads of FasterRCNN' in part.after
     with torch.no_grad():
         shapes = [y.shape[1:] for y in part.module(torch.zeros(1, 3, 64, 96))]
