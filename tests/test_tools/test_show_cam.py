@@ -158,11 +158,15 @@ def test_bad_input_is_one_line(
     assert 'captum' in line and 'pip install "mmrfa[cam]"' in line
 
 
-def test_nothing_found_is_one_line(call, yolox_checkpoint, photos, capsys):
-    pytest.importorskip('mmcv._ext', reason='needs the operators of mmcv')
-    status = call(
-        TOOL, YOLOX, yolox_checkpoint, photos / '1.png', '--score', 2,
-        '--out', photos / 'cam.png', '--device', 'cpu',
-    )  # fmt: skip
-    line = error_of(status, capsys.readouterr().err)
-    assert '--score: expected boxes' in line
+@operators
+def test_pictures_of_a_detector(call, yolox_checkpoint, photos, capsys):
+    out = photos / 'cam.png'
+    command = TOOL, YOLOX, yolox_checkpoint, photos / '1.png', '--out', out
+    command = *command, '--device', 'cpu'
+    assert call(*command, '--score', 2) == 2
+    assert 'error: --score: expected boxes' in capsys.readouterr().err
+    assert not out.exists()
+    status = call(*command, '--score', 0, '--beside', YOLOX, 'none')
+    assert status == 0, capsys.readouterr().err
+    with Image.open(out) as picture:
+        assert len(picture.convert('RGB').getcolors(2**24)) > 1000
