@@ -22,7 +22,7 @@ export PYTHONUNBUFFERED := 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help base ops demo test test-fast test-classification test-oldest \
-  lint docs clean
+  lint docs links clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' '$(ROOT)/Makefile' \
@@ -87,6 +87,11 @@ docs: ## make the site, build/site/index.html; warnings are errors
 	@$(BOOTSTRAP) base docs $(TORCH_OPTION)
 	@cd '$(ROOT)'; '$(VENV)/python' -m sphinx -q -E -W --keep-going -c docs . build/site; \
 	echo 'made build/site/index.html'
+
+# The gallery need not run for that.
+links: ## follow the links of the site to other sites (needs a network)
+	@$(BOOTSTRAP) base docs $(TORCH_OPTION)
+	@cd '$(ROOT)'; '$(VENV)/python' -m sphinx -q -b linkcheck -D plot_gallery=0 -c docs . build/links
 
 clean: ## remove environments and caches; data and work_dirs stay
 	@cd '$(ROOT)'; rm -rf .venv .venv-cls .venv-oldest .pytest_cache .ruff_cache build dist docs/examples mmrfa/.mim; \

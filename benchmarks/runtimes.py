@@ -26,6 +26,7 @@ from mmrfa.deploy.network import build_network
 from mmrfa.deploy.parts import Part, part_of
 from mmrfa.engine.cli import run_tool
 from mmrfa.engine.config import load_config
+from mmrfa.ops.primitives.cpu import unavailable
 
 CONFIG = (
     'configs/deeplabv3plus/deeplabv3plus_r18{}-d16_1xb8-4k_camvid-256x256.py'
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         size=SIZE,
         batch=1,
         rounds=args.rounds,
+        form='fused' if unavailable() else 'compiled',
         seconds={
             name: {runtime: seconds[name, runtime] for runtime in RUNTIMES}
             for name in NETWORKS
@@ -148,9 +150,9 @@ def page(results: dict) -> list[str]:
         '# Runtimes',
         '',
         f'{setup}. DeepLabV3+ R18, {results["batch"]} x {size}, float32, '
-        f'medians of {results["rounds"]} rounds in turn, in milliseconds. Of '
-        'PyTorch the form that it takes by itself, here the kernels of mmrfa '
-        'if they are built; the others run stock operators.',
+        f'medians of {results["rounds"]} rounds in turn, in milliseconds. '
+        'PyTorch runs RFAConv in the form that it takes by itself, here '
+        f'`{results["form"]}`; the others run stock operators.',
         '',
         *table(['', 'plain', 'RFAConv', 'RFAConv / plain'], rows),
     ]

@@ -21,9 +21,18 @@ COMMANDS = {
         'analysis_tools/show_attention.py',
         'draw what the operators weigh',
     ),
+    'cam': (
+        'analysis_tools/show_cam.py',
+        'draw which places speak for a class',
+    ),
     'curves': ('analysis_tools/plot_curves.py', 'draw the curves of a run'),
+    'pictures': (
+        'analysis_tools/show_predictions.py',
+        'draw what a test predicted beside the truth',
+    ),
     'flops': ('analysis_tools/get_flops.py', 'count parameters, operations'),
     'config': ('misc/print_config.py', 'print a whole config'),
+    'check-data': ('misc/check_data.py', 'look at all data of a config'),
     'sample': (
         'dataset_converters/make_sample.py',
         'generate a small data set',
@@ -31,6 +40,14 @@ COMMANDS = {
     'convert-resnet': (
         'model_converters/resnet_to_rfa.py',
         'start an operator from an ordinary ResNet',
+    ),
+    'convert-authors': (
+        'model_converters/rfaconv_to_mmrfa.py',
+        'read a checkpoint of the RFAConv authors',
+    ),
+    'paper-tables': (
+        'analysis_tools/paper_tables.py',
+        "print the papers' tables beside finished runs",
     ),
 }
 
@@ -63,8 +80,8 @@ def main() -> int:
 
 def usage() -> str:
     """What there is, a line each."""
-    lines = [f'  {name:15} {text}' for name, (_, text) in COMMANDS.items()]
-    lines.append(f'  {"forms":15} say which forms of the operators run here')
+    lines = [f'  {name:16} {text}' for name, (_, text) in COMMANDS.items()]
+    lines.append(f'  {"forms":16} say which forms of the operators run here')
     head = 'usage: mmrfa COMMAND ...   (mmrfa COMMAND -h: its options)\n'
     return '\n'.join([head, *lines])
 

@@ -20,6 +20,14 @@ def run(monkeypatch):
     return call
 
 
+def test_every_tool_is_a_command():
+    scripts = {
+        path.relative_to(console.folder()).as_posix()
+        for path in console.folder().rglob('*.py')
+    }
+    assert scripts == {script for script, _ in console.COMMANDS.values()}
+
+
 def test_every_command_is_a_tool_that_tells_its_options(run, capsys):
     for command, (script, _) in console.COMMANDS.items():
         assert (console.folder() / script).is_file(), script

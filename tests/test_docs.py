@@ -315,6 +315,20 @@ def test_memory_is_that_of_the_committed_run(script):
         assert memory.step(config, form, 'meta', 2, 512) == case
 
 
+def test_runtimes_are_those_of_the_committed_run(script):
+    """Before there is one, the page has no figures."""
+    told = TEXTS['deploy'].split('\n### Speed\n')[1]
+    rows = [line for line in told.splitlines() if line.startswith('|')]
+    file = REPO / 'benchmarks/results/runtimes.json'
+    if not file.exists():
+        assert not rows and 'has not been' in told
+        return
+    page = script('benchmarks/runtimes.py').page(json.loads(file.read_text()))
+    assert file.with_suffix('.md').read_text() == '\n'.join(page) + '\n'
+    assert rows == [line for line in page if line.startswith('|')]
+    assert '(../benchmarks/results/runtimes.md)' in told
+
+
 def test_every_config_is_listed():
     listed = set()
     for row in re.findall(

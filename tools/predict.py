@@ -85,6 +85,12 @@ def main(argv: list[str] | None = None) -> None:
     outputs = Outputs(args.out, config, model.dataset_meta, source, args.score)
     count = predict(predictor, source, outputs, args.batch_size)
     print(f'{count} images: {args.out}')
+    if source.count is not None and count < source.count:
+        print(
+            f'{args.input}: could be read up to image {count} of '
+            f'{source.count}',
+            file=sys.stderr,
+        )
 
 
 def predict(

@@ -76,7 +76,10 @@ def size_divisor(model: 'nn.Module') -> int:
     divisor = test.get('size_divisor') or getattr(
         before, 'pad_size_divisor', 1
     )
-    return int(divisor or 1)
+    # The necks of mmyolo double sizes; its configs leave the rest to resizing.
+    strides = getattr(model, 'bbox_head', None)
+    strides = getattr(strides, 'featmap_strides', [1])
+    return max(int(divisor or 1), *strides)
 
 
 def check_same_network(description: dict, config: 'Config', path: str) -> None:

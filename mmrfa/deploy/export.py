@@ -1,6 +1,7 @@
 """A network as a file that other programs run, kept only if it agrees."""
 
 import json
+import logging
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -165,16 +166,28 @@ def _to_torch(part: Part, images: Tensor, file: Path, text: str) -> None:
 def _to_aoti(part: Part, images: Tensor, file: Path, text: str) -> None:
     import torch._inductor as inductor
 
-    inductor.aoti_compile_and_package(
-        _traced(part.module, images),
-        package_path=str(file),
-        inductor_configs={'aot_inductor.metadata': {KEY: text}},
-    )
+    program = _traced(part.module, images)
+    try:
+        inductor.aoti_compile_and_package(
+            program,
+            package_path=str(file),
+            inductor_configs={'aot_inductor.metadata': {KEY: text}},
+        )
+    except OSError:
+        raise
+    except Exception as error:  # no compiler, or one that fails
+        line = ' '.join(str(error).split())[:300]
+        raise InputError(
+            f'--to aoti: cannot be compiled here: {line}'
+        ) from error
 
 
 def _to_onnx(part: Part, images: Tensor, file: Path, text: str) -> None:
     need('onnxscript', 'onnx')
     need('onnxruntime', 'onnx')
+    # It warns that torchvision, which no network here uses, is missing.
+    log = 'torch.onnx._internal.exporter._registration'
+    logging.getLogger(log).setLevel(logging.ERROR)
     try:
         program = torch.onnx.export(
             part.module,

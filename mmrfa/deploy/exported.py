@@ -140,7 +140,9 @@ def _onnx(path: Path, device: 'device') -> tuple[Program, str | None]:
                 '(pip install onnxruntime-gpu), got one without'
             )
     try:
-        session = onnxruntime.InferenceSession(path, providers=providers)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # its errors come as exceptions, too
+        session = onnxruntime.InferenceSession(path, options, providers)
     except Exception as error:  # its errors share no class
         raise _refused(path, error) from error
     (given,) = session.get_inputs()

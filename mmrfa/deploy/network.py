@@ -90,6 +90,13 @@ def load_network(config: 'Config', checkpoint: str) -> 'nn.Module':
     return model
 
 
+def network_of(config: 'Config', checkpoint: str) -> 'nn.Module':
+    """As :func:`load_network`; ``'none'`` stands for random weights."""
+    if checkpoint == 'none':
+        return build_network(config)
+    return load_network(config, checkpoint)
+
+
 def fingerprint(config: 'Config') -> str:
     """A hash of the network that a config describes.
 

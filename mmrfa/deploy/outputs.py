@@ -1,6 +1,7 @@
 """What is written of predictions: overlays, masks, boxes, labels."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 # By scope: what draws its predictions.
 VISUALIZERS = {
-    'mmseg': 'SegLocalVisualizer',
-    'mmdet': 'DetLocalVisualizer',
-    'mmpretrain': 'UniversalVisualizer',
+    'mmseg': 'mmseg.SegLocalVisualizer',
+    'mmdet': 'mmdet.DetLocalVisualizer',
+    'mmyolo': 'mmdet.DetLocalVisualizer',
+    'mmpretrain': 'mmpretrain.UniversalVisualizer',
 }
 
 
@@ -67,6 +69,8 @@ class Outputs:
                 f'config {config.filename}: expected default_scope '
                 f'{", ".join(VISUALIZERS)}, got {self.scope}'
             )
+        if self.scope == 'mmyolo':  # its boxes are those of mmdet
+            self.scope = 'mmdet'
         self.classes = list(meta.get('classes') or [])
         if not self.classes:
             raise InputError(
@@ -83,7 +87,7 @@ class Outputs:
         )
         self.images: list[dict] = []
         self.found: list[dict] = []
-        self.video = self.aside = None
+        self.video = self.aside = self.part = None
 
     def __enter__(self) -> 'Outputs':
         return self
@@ -96,10 +100,27 @@ class Outputs:
     ) -> None:
         if self.video is not None:
             self.video.release()
-            self.aside.__exit__(kind, error, trace)
+            if kind is not None:
+                self.aside.__exit__(kind, error, trace)
+            else:
+                with self.aside:
+                    self._check_video()
         if kind is None and self.scope != 'mmseg':
             with written_aside(self.folder / 'predictions.json') as path:
                 path.write_text(json.dumps(self._json(), indent=1))
+
+    def _check_video(self) -> None:
+        """OpenCV does not say that a disk was full."""
+        import cv2
+
+        written = cv2.VideoCapture(str(self.part))
+        frames = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
+        if frames < len(self.images):
+            raise InputError(
+                f'{self.folder / self.source.video}.mp4: expected '
+                f'{len(self.images)} frames in it, got {frames}; no space for '
+                'the video?'
+            )
 
     def _json(self) -> dict | list:
         if self.scope == 'mmpretrain':
@@ -194,9 +215,10 @@ class Outputs:
 
         if self.video is None:
             file = self.folder / f'{self.source.video}.mp4'
-            self.aside = written_aside(file)
+            self.aside = ExitStack()
+            self.part = self.aside.enter_context(written_aside(file))
             self.video = cv2.VideoWriter(
-                str(self.aside.__enter__()),
+                str(self.part),
                 cv2.VideoWriter_fourcc(*'mp4v'),
                 self.source.rate,
                 picture.shape[1::-1],

@@ -42,6 +42,7 @@ class _Flat(nn.Module):
     def __init__(self, network: nn.Module, run: Callable) -> None:
         super().__init__()
         self.network, self.run = network, run
+        self.training = network.training  # exporters ask
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(flat(self.run(images)))

@@ -123,5 +123,45 @@ class Predictor:
             yield Prediction(frame, image, sample.cpu())
 
 
+def as_seen(data: dict, size: tuple[int, int]) -> 'np.ndarray':
+    """An image as the network sees it.
+
+    Args:
+        data (dict): of :meth:`Predictor.read`.
+        size (tuple[int, int]): height and width of the network's input.
+
+    Returns:
+        ndarray: (H, W, 3) uint8, RGB; what is padded is black.
+    """
+    import numpy as np
+
+    pixels = data['inputs'].flip(0).permute(1, 2, 0).numpy()
+    canvas = np.zeros((*size, 3), np.uint8)
+    canvas[: len(pixels), : pixels.shape[1]] = pixels
+    return canvas
+
+
+def way(data: dict, image: 'np.ndarray') -> tuple[tuple, tuple]:
+    """Where a pixel of an image lies in what the network sees.
+
+    Args:
+        data (dict): of :meth:`Predictor.read`, of a pipeline that does not
+            crop.
+        image (ndarray): likewise.
+
+    Returns:
+        tuple[tuple, tuple]: factors and then summands of x and y.
+    """
+    # What a step of mmyolo's adds around the image.
+    around = data['data_samples'].metainfo.get('pad_param')
+    top, bottom, left, right = (0, 0, 0, 0) if around is None else around
+    height, width = data['inputs'].shape[1:]
+    scale = (
+        (width - left - right) / image.shape[1],
+        (height - top - bottom) / image.shape[0],
+    )
+    return scale, (left, top)
+
+
 def _size(data: dict) -> tuple[int, ...]:
     return tuple(data['inputs'].shape)

@@ -1,6 +1,7 @@
 """Where images come from: files, folders, patterns, videos, cameras."""
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -11,6 +12,10 @@ from mmrfa.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+
+# One line, ours, is enough for a file or a camera that gives nothing. OpenCV
+# reads this when it first opens a video.
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 
 NAMINGS = (
     lambda path: path.stem,
@@ -90,9 +95,12 @@ class Source:
     def _open(self, place: int | str, name: str) -> None:
         import cv2
 
+        level = cv2.getLogLevel()
+        cv2.setLogLevel(0)
         self._stream = cv2.VideoCapture(place)
         # A file of another kind may open, and give nothing.
         self._first = self._stream.read()[1]
+        cv2.setLogLevel(level)
         if self._first is None:
             camera = isinstance(place, int)
             what = 'a camera' if camera else 'an image or a video'

@@ -61,7 +61,7 @@ def test_a_video_gives_its_frames(tmp_path):
         ('notes.mp4', 'no video', 'expected an image or a video that OpenCV'),
     ],
 )
-def test_nothing_to_look_at(tmp_path, name, content, message):
+def test_nothing_to_look_at(tmp_path, capfd, name, content, message):
     path = tmp_path / name
     if content == 'mkdir':
         path.mkdir()
@@ -70,11 +70,13 @@ def test_nothing_to_look_at(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message) as error:
         Source(str(path))
     assert str(path) in str(error.value)
+    assert capfd.readouterr() == ('', '')  # OpenCV says nothing beside it
 
 
-def test_no_camera():
+def test_no_camera(capfd):
     with pytest.raises(InputError, match='input 97: expected a camera'):
         Source('97')
+    assert capfd.readouterr() == ('', '')
 
 
 @pytest.mark.parametrize('way', [written_aside, folder_aside])

@@ -86,8 +86,26 @@ def test_curves_and_time_left(
     # TensorBoard is large, and all that MMEngine needs of it is this.
     module = SimpleNamespace(SummaryWriter=lambda folder: writer)
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', module)
+    # Weights & Biases wants an account, and MMEngine this of it.
+    sent = []
+    nothing = SimpleNamespace(
+        update=lambda *args, **kwargs: None,
+        log_code=lambda *args, **kwargs: None,
+    )
+    wandb = SimpleNamespace(
+        init=lambda **kwargs: None,
+        log=lambda row, **kwargs: sent.extend(row),
+        finish=lambda: None,
+        join=lambda: None,
+        config=nothing,
+        run=nothing,
+    )
+    monkeypatch.setitem(sys.modules, 'wandb', wandb)
     config = segmentation(sample_root, tmp_path, end=3)
-    config.visualizer.vis_backends = told['vis_backends']
+    config.visualizer.vis_backends = [
+        *told['vis_backends'],
+        dict(type='WandbVisBackend'),
+    ]
     config.default_hooks.logger = dict(
         type='LoggerHook', interval=1, log_metric_by_epoch=False
     )
@@ -95,6 +113,7 @@ def test_curves_and_time_left(
     train(config)
     assert {('loss', 1), ('loss', 2), ('loss', 3)} <= set(rows)
     assert ('mIoU', 3) in rows
+    assert sent.count('loss') == 3 and 'mIoU' in sent
     (log,) = tmp_path.glob('*/vis_data/scalars.json')
     assert 'loss' in json.loads(log.read_text().splitlines()[0])
     (log,) = tmp_path.glob('*/*.log')

@@ -16,10 +16,11 @@ from PIL import Image
 from mmrfa.deploy import export as exporting
 from mmrfa.deploy.exported import Exported, load_exported
 from mmrfa.deploy.network import build_network, fingerprint, load_network
-from mmrfa.deploy.parts import flat, like, part_of
+from mmrfa.deploy.parts import Part, flat, like, part_of
 from mmrfa.deploy.predictor import Predictor
 from mmrfa.deploy.sources import Source
 from mmrfa.engine.config import load_config
+from mmrfa.errors import InputError
 
 from .tiny_networks import (
     SEG,
@@ -90,6 +91,36 @@ def test_a_segmentor_goes_whole(
     assert 'argmax' in description['after']
 
 
+def test_windows_slide_over_large_images(
+    call, exported, seg_checkpoint, photos, tmp_path, monkeypatch
+):
+    """Where the config says so, with a program in the place of the network."""
+    from mmseg.models import EncoderDecoder
+
+    whole = EncoderDecoder.slide_inference
+    seen = []
+
+    def slide(model, images, metas):
+        seen.append(tuple(images.shape))
+        return whole(model, images, metas)
+
+    monkeypatch.setattr(EncoderDecoder, 'slide_inference', slide)
+    for file in seg_checkpoint, exported[0]['.onnx']:
+        status = call(
+            'predict.py', SEG, file, photos / '1.png', '--device', 'cpu',
+            '--out', tmp_path / file.suffix[1:], '--cfg-options',
+            'model.test_cfg.mode=slide', 'model.test_cfg.crop_size=(32,32)',
+            'model.test_cfg.stride=(24,24)',
+        )  # fmt: skip
+        assert status == 0
+    assert seen == [(1, 3, 64, 64)] * 2
+    wanted, got = (
+        masks_of(tmp_path / kind)['1.png'] for kind in ('pth', 'onnx')
+    )
+    assert len(np.unique(wanted)) > 1
+    assert (got == wanted).mean() > 0.999
+
+
 def test_the_description_is_enough(
     call, exported, seg_checkpoint, photos, tmp_path
 ):
@@ -142,6 +173,7 @@ def test_of_two_stages_the_features_go():
     model = build_network(load_config(config))
     part = part_of(model)
     assert part.task == 'features' and part.plug is None
+    assert not part.module.training  # exporters warn
     assert 'heads of FasterRCNN' in part.after
     with torch.no_grad():
         shapes = [y.shape[1:] for y in part.module(torch.zeros(1, 3, 64, 96))]
@@ -319,8 +351,6 @@ def test_the_fingerprint_is_that_of_the_network():
 
 
 def test_networks_of_other_kinds_are_refused():
-    from mmrfa.errors import InputError
-
     with pytest.raises(InputError, match='an image classifier, got Linear'):
         part_of(torch.nn.Linear(1, 1))
 
@@ -373,6 +403,19 @@ def test_int8_needs_data_and_onnx(call, seg_checkpoint, photos, capsys):
     line = error_of(status, capsys.readouterr().err)
     assert 'test_dataloader: expected data at' in line
     assert not seg_checkpoint.with_suffix('.onnx').exists()
+
+
+def test_without_a_compiler_is_one_line(tmp_path, monkeypatch):
+    def none(*args, **kwargs):
+        raise RuntimeError('No working C++ compiler found in\n(None, "g++")')
+
+    import torch._inductor
+
+    monkeypatch.setattr(torch._inductor, 'aoti_compile_and_package', none)
+    monkeypatch.setattr(exporting, '_traced', lambda module, images: None)
+    part = Part('task', torch.nn.ReLU(), ['out'], '', None)
+    with pytest.raises(InputError, match=r'compiled here: No working C\+\+'):
+        exporting._to_aoti(part, torch.zeros(1), tmp_path / 'net.pt2', '{}')
 
 
 def test_openvino(call, seg_checkpoint, tmp_path, capsys):

@@ -1,6 +1,8 @@
 """Prediction by checkpoint and by exported file, on images and videos."""
 
 import json
+import resource
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -53,14 +55,19 @@ def test_segments_a_folder(call, seg_checkpoint, photos, tmp_path, capsys):
         assert picture.size == (60, 50)
 
 
-def test_a_video_becomes_a_video(call, seg_checkpoint, tmp_path):
-    path = tmp_path / 'clip.avi'
+def write_clip(path: Path) -> None:
+    """Three frames of noise, ten a second."""
     code = cv2.VideoWriter_fourcc(*'MJPG')
     video = cv2.VideoWriter(str(path), code, 10, (64, 48))
     for _ in range(3):
         noise = np.random.randint(0, 255, (48, 64, 3), np.uint8)
         video.write(noise)
     video.release()
+
+
+def test_a_video_becomes_a_video(call, seg_checkpoint, tmp_path):
+    path = tmp_path / 'clip.avi'
+    write_clip(path)
     out = tmp_path / 'out'
     options = '--out', out, '--batch-size', 2, '--device', 'cpu'
     assert call('predict.py', SEG, seg_checkpoint, path, *options) == 0
@@ -69,6 +76,40 @@ def test_a_video_becomes_a_video(call, seg_checkpoint, tmp_path):
     written = Source(str(out / 'clip.mp4'))
     assert written.count == 3 and written.rate == 10
     assert {f.pixels.shape for f in written} == {(48, 64, 3)}
+
+
+def test_a_video_without_space_is_one_line(
+    call, seg_checkpoint, tmp_path, capsys
+):
+    """The file system takes no file as large as the video."""
+    path = tmp_path / 'clip.avi'
+    write_clip(path)
+    out = tmp_path / 'out'
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        status = call(
+            'predict.py', SEG, seg_checkpoint, path, '--out', out,
+            '--device', 'cpu',
+        )  # fmt: skip
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    line = error_of(status, capsys.readouterr().err)
+    assert 'clip.mp4: expected 3 frames in it' in line
+    assert {p.name for p in out.iterdir()} == {'masks'}
+
+
+def test_a_video_that_ends_early_is_told(
+    call, seg_checkpoint, tmp_path, capsys
+):
+    path = tmp_path / 'clip.avi'
+    write_clip(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    out = tmp_path / 'out'
+    options = '--out', out, '--device', 'cpu'
+    assert call('predict.py', SEG, seg_checkpoint, path, *options) == 0
+    assert 'could be read up to image' in capsys.readouterr().err
 
 
 @operators

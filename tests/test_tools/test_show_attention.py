@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from mmrfa.inspection import evenness
@@ -70,7 +71,8 @@ def test_points_find_their_windows(tool):
     assert tool.windows(view, None, canvas) == [(3, 0), (0, 3), (1, 5)]
     points = [(0, 0), (59.9, 39.9), (25, 10)]
     assert tool.windows(view, points, canvas) == [(0, 0), (3, 5), (1, 2)]
-    assert tool.place((50, 30), (0.5, 0.5), canvas) == (25, 15)
+    assert tool.place((50, 30), (0.5, 0.5), (0, 0), canvas) == (25, 15)
+    assert tool.place((50, 30), (0.5, 0.5), (3, 9), canvas) == (28, 24)
 
 
 def test_a_picture_a_layer(call, seg_checkpoint, tmp_path):
@@ -102,6 +104,40 @@ def test_pictures_of_other_operators(tool, operator, tmp_path):
     tool.draw(canvas, view, None, operator, path)
     with Image.open(path) as picture:
         assert len(picture.convert('RGB').getcolors(2**24)) > 100
+        size = picture.size
+    tool.draw(canvas, view, None, operator, path, view)
+    with Image.open(path) as picture:
+        assert picture.size == (size[0], 2 * size[1])
+
+
+def test_before_and_after_share_windows_and_colours(
+    call, tool, seg_checkpoint, tmp_path, monkeypatch
+):
+    image = tmp_path / 'photo.png'
+    noise = np.random.randint(0, 255, (50, 70, 3), np.uint8)
+    Image.fromarray(noise).save(image)
+    drawn = []
+    monkeypatch.setattr(
+        'matplotlib.axes.Axes.imshow',
+        lambda axis, values, *args, _shown=Axes.imshow, **kwargs: (
+            drawn.append((np.asarray(values), kwargs)),
+            _shown(axis, values, *args, **kwargs),
+        )[1],
+    )
+    command = TOOL, SEG, seg_checkpoint, image, '--device', 'cpu'
+    layer = '--layers', '*.1.conv1'
+    out = tmp_path / 'out'
+    assert call(*command, *layer, '--out', out, '--before', 'none') == 0
+    assert [p.name for p in out.iterdir()] == ['backbone.layer1.1.conv1.png']
+    maps = [(v, k) for v, k in drawn if v.ndim == 2 and v.shape != (3, 3)]
+    before, after = maps[:10], maps[10:]
+    assert len(before) == len(after) == 10  # nine taps and the entropy
+    for (one, limits), (other, same) in zip(before, after):
+        assert limits == same
+        assert not np.allclose(one, other)
+        values = np.stack([one, other])
+        assert limits['vmin'] <= values.min() + 1e-6
+        assert values.max() <= limits['vmax'] + 1e-6
 
 
 def test_bad_input_is_one_line(
@@ -124,6 +160,19 @@ def test_bad_input_is_one_line(
         )  # fmt: skip
         assert words in error_of(status, capsys.readouterr().err)
         assert not (tmp_path / 'out').exists()
+    crops = tmp_path / 'crops.py'
+    crops.write_text(
+        f'_base_ = {str(SEG)!r}\n'
+        'steps = _base_.test_dataloader.dataset.pipeline\n'
+        'steps[1] = dict(type="RandomCrop", crop_size=(8, 8))\n'
+        'test_dataloader = dict(dataset=dict(pipeline=steps))\n'
+    )
+    status = call(
+        TOOL, crops, seg_checkpoint, image, '--out', tmp_path / 'out',
+        '--device', 'cpu', '--points', '1,1',
+    )  # fmt: skip
+    line = error_of(status, capsys.readouterr().err)
+    assert 'keeps the whole image' in line and line.endswith('crops it')
     (tmp_path / 'folder').mkdir()
     for name in ('a', 'b'):
         Image.new('RGB', (20, 20)).save(tmp_path / 'folder' / f'{name}.png')

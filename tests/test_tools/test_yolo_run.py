@@ -8,11 +8,21 @@ import sys
 from importlib import metadata
 
 import mmcv
+import numpy as np
 import pytest
+import torch
 from mmengine.config import config
 from packaging.version import Version
+from PIL import Image
 
-from mmrfa.engine.config import import_scope
+from mmrfa.deploy.cam import Cam
+from mmrfa.deploy.description import describe
+from mmrfa.deploy.network import build_network
+from mmrfa.deploy.outputs import Outputs
+from mmrfa.deploy.parts import part_of
+from mmrfa.deploy.predictor import Predictor, way
+from mmrfa.deploy.sources import Source
+from mmrfa.engine.config import import_scope, load_config
 from mmrfa.errors import InputError
 from mmrfa.openmmlab import package_of
 
@@ -91,6 +101,43 @@ def test_trains_goes_on_tests_and_draws(
     assert status == 0
     assert len(pickle.loads(out.read_bytes())) == 2
     assert len(list(pictures.rglob('*.jpg'))) == 2
+
+
+def test_a_program_takes_the_place_of_its_network(bccd, tmp_path):
+    """As far as its head, at multiples of its coarsest stride."""
+    image = tmp_path / 'photo.png'
+    pixels = np.random.randint(0, 255, (90, 160, 3), np.uint8)
+    Image.fromarray(pixels).save(image)
+    config = load_config(str(CONFIG))
+    config.model.test_cfg.score_thr = 0.0
+    model, other = (build_network(config) for _ in '12')
+    other.load_state_dict(model.state_dict())
+    source = Source(str(image))
+    part, emptied = part_of(model), part_of(other)
+    assert part.task == 'detection' and part.plug is not None
+    assert describe(config, model, part)['input']['size_divisor'] == 32
+    (wanted,) = Predictor(config, model)(source)
+    del other.backbone, other.neck
+    emptied.plug(part.module)
+    (got,) = Predictor(config, other)(source)
+    boxes = [one.sample.pred_instances.bboxes for one in (got, wanted)]
+    assert len(boxes[1]) > 0
+    torch.testing.assert_close(*boxes)
+    # Written as those of mmdet are.
+    outputs = Outputs(tmp_path, config, model.dataset_meta, source, 0.0)
+    with outputs:
+        outputs.write(got)
+    found = json.loads((tmp_path / 'predictions.json').read_text())
+    assert len(found['annotations']) == len(boxes[0])
+    # The network sees it larger, with grey above and below.
+    (frame,) = source
+    image, data = Predictor(config, model).read(frame)
+    scale, shift = way(data, image)
+    assert scale == (2, 2) and shift == (0, 70)
+    cam = Cam(model, data, least=0.0)
+    assert cam.size == (320, 320) and cam.layer == 'backbone.stage4'
+    heat = cam.map(max(cam.found), None)
+    assert heat.shape == cam.size and heat.max() in (0, 1)
 
 
 def test_mmcv_keeps_its_number(mmyolo):

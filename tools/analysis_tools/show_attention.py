@@ -16,12 +16,8 @@ import numpy as np
 
 try:
     from mmrfa.deploy.files import check_folder, written_aside
-    from mmrfa.deploy.network import (
-        build_network,
-        checked_device,
-        load_network,
-    )
-    from mmrfa.deploy.predictor import Predictor
+    from mmrfa.deploy.network import checked_device, network_of
+    from mmrfa.deploy.predictor import Predictor, as_seen, way
     from mmrfa.deploy.sources import Source
     from mmrfa.engine.cli import (
         add_config_arguments,
@@ -73,6 +69,12 @@ def main(argv: list[str] | None = None) -> None:
         metavar='C',
         help='one input channel (default: the mean over all)',
     )
+    parser.add_argument(
+        '--before',
+        metavar='CHECKPOINT',
+        help='draw above it what is weighed with these weights, in the same '
+        'windows and colours; an earlier checkpoint, or "none"',
+    )
     parser.add_argument('--device', help='cpu, cuda (default: a GPU if any)')
     add_trust(parser)
     args = parse_args(parser, argv)
@@ -84,26 +86,35 @@ def main(argv: list[str] | None = None) -> None:
 
     device = checked_device(args.device)
     config = load_config(args.config, args.cfg_options)
-    if args.checkpoint == 'none':
-        model = build_network(config)
-    else:
-        model = load_network(config, args.checkpoint)
-    canvas, scale, found = look(
-        Predictor(config, model.to(device)), source, args.layers
-    )
+    earlier = {}
+    if args.before is not None:
+        model = network_of(config, args.before).to(device)
+        *_, earlier = look(Predictor(config, model), source, args.layers)
+    model = network_of(config, args.checkpoint).to(device)
+    predictor = Predictor(config, model)
+    canvas, way, found = look(predictor, source, args.layers)
     if points is not None:
-        points = [place(point, scale, canvas) for point in points]
+        if any('Crop' in str(step) for step in predictor.prepare.transforms):
+            raise InputError(
+                '--points: expected a test pipeline that keeps the whole '
+                f'image, that of {args.config} crops it'
+            )
+        points = [place(point, *way, canvas) for point in points]
     layers = dict(model.named_modules())
     for name, attention in found.items():
         layer = layers[name.partition('@')[0]]
         view = digest(layer, attention, args.channel)
         title = f'{name}: {type(layer).__name__}, {layer.in_channels} channels'
         title += f', weights: {Path(args.checkpoint).name}'
+        before = None
+        if earlier:
+            title += f', before: {Path(args.before).name}'
+            before = digest(layer, earlier[name], args.channel)
         if args.channel is not None:
             title += f', channel {args.channel}'
         target = Path(args.out) / f'{name or "layer"}.png'
         with written_aside(target) as path:
-            draw(canvas, view, points, title, path)
+            draw(canvas, view, points, title, path, before)
     print(f'{len(found)} pictures: {args.out}')
 
 
@@ -133,7 +144,7 @@ def read_points(texts: list[str]) -> list[tuple[float, float]]:
 
 def look(
     predictor: Predictor, source: Source, layers: list[str] | None
-) -> tuple[np.ndarray, tuple[float, float], dict]:
+) -> tuple[np.ndarray, tuple, dict]:
     """Show an image to a network.
 
     Args:
@@ -143,14 +154,13 @@ def look(
 
     Returns:
         tuple: the image as the network sees it, padding included, (H, W, 3)
-        uint8 RGB; how much of its width and height a pixel of the file
-        became; and what :func:`mmrfa.inspect` gives.
+        uint8 RGB; the way to it from the file; and what
+        :func:`mmrfa.inspect` gives.
     """
     from mmengine.dataset import pseudo_collate
 
     (frame,) = source
     image, data = predictor.read(frame)
-    seen = data['inputs']
     model = predictor.model
     batch = model.data_preprocessor(pseudo_collate([data]), False)
     found = inspect(
@@ -160,26 +170,28 @@ def look(
         mode='tensor',
         layers=layers,
     )
-    height, width = seen.shape[1:]
-    canvas = np.zeros((*batch['inputs'].shape[2:], 3), np.uint8)
-    canvas[:height, :width] = seen.flip(0).permute(1, 2, 0).numpy()
-    return canvas, (width / image.shape[1], height / image.shape[0]), found
+    canvas = as_seen(data, batch['inputs'].shape[2:])
+    return canvas, way(data, image), found
 
 
 def place(
-    point: tuple[float, float], scale: tuple[float, float], canvas: np.ndarray
+    point: tuple[float, float],
+    scale: tuple[float, float],
+    shift: tuple[float, float],
+    canvas: np.ndarray,
 ) -> tuple[float, float]:
     """Find a point of the file in what the network sees.
 
     Args:
         point (tuple[float, float]): x and y, in pixels of the file.
         scale (tuple[float, float]): what became of a pixel.
+        shift (tuple[float, float]): what lies left of the image and above.
         canvas (ndarray): (H, W, 3).
 
     Raises:
         InputError: it lies outside.
     """
-    x, y = (value * factor for value, factor in zip(point, scale))
+    x, y = (v * s + start for v, s, start in zip(point, scale, shift))
     if not (0 <= x < canvas.shape[1] and 0 <= y < canvas.shape[0]):
         raise InputError(
             f'--points: expected points inside the image, got {point[0]:g},'
@@ -297,6 +309,7 @@ def draw(
     points: list[tuple[float, float]] | None,
     title: str,
     path: Path,
+    before: View | None = None,
 ) -> None:
     """Draw the picture of a layer.
 
@@ -306,31 +319,37 @@ def draw(
         points (list[tuple[float, float]] | None): as :func:`windows`.
         title (str): of the picture.
         path (Path): file to write.
+        before (View | None): of other weights, drawn above it.
     """
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
-    figure = plt.figure(figsize=(13, 8), layout='constrained')
+    views = {'before': before, 'after': view} if before else {'': view}
+    figure = plt.figure(figsize=(13, 8 * len(views)), layout='constrained')
     figure.suptitle(title)
-    if view.taps is not None:
-        _draw_taps(figure, canvas, view, points)
-    else:
-        _draw_gates(figure, canvas, view)
+    parts = figure.subfigures(len(views), 1, squeeze=False)[:, 0]
+    for part, (name, one) in zip(parts, views.items()):
+        part.suptitle(name, weight='bold')
+        if view.taps is not None:
+            chosen = windows(view, points, canvas)
+            _draw_taps(part, canvas, one, chosen, list(views.values()))
+        else:
+            _draw_gates(part, canvas, one, list(views.values()))
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
-def _draw_taps(figure, canvas, view, points) -> None:
+def _draw_taps(figure, canvas, view, chosen, views) -> None:
     kh, kw, height, width = view.taps.shape
-    chosen = windows(view, points, canvas)
     even_value = 1 / (kh * kw) if view.even is not None else None
     upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2))
     left, right = upper.subfigures(1, 2)
 
     axis = left.subplots()
-    low, high, colours = _range(view.taps, even_value)
+    every = np.stack([one.taps for one in views])
+    low, high, colours = _range(every, even_value)
     # One step of the output, in pixels of the canvas.
     cell = canvas.shape[0] / height, canvas.shape[1] / width
     gap = min(step * size for step, size in zip(view.step, cell))
@@ -408,7 +427,7 @@ def _draw_taps(figure, canvas, view, points) -> None:
                     bbox=dict(facecolor='white', alpha=0.6, linewidth=0),
                 )
     if view.even is not None:
-        low = min(0.99, view.even.min())
+        low = min(0.99, *(one.even.min() for one in views))
         shown = axes[-1].imshow(view.even, 'viridis', vmin=low, vmax=1)
         axes[-1].set_title(
             'How evenly a window is weighed (entropy of the\nsoftmax): 1 all '
@@ -436,7 +455,7 @@ def _show_image(axis, canvas: np.ndarray, title: str) -> None:
     axis.set(xticks=[], yticks=[])
 
 
-def _draw_gates(figure, canvas, view) -> None:
+def _draw_gates(figure, canvas, view, views) -> None:
     kinds = [
         name
         for name in ('pixels', 'channels', 'kernel')
@@ -445,7 +464,7 @@ def _draw_gates(figure, canvas, view) -> None:
     axes = figure.subplots(1, len(kinds) + 1, squeeze=False)[0]
     _show_image(axes[0], canvas, 'What the network sees')
     for axis, kind in zip(axes[1:], kinds):
-        values = getattr(view, kind)
+        values, *every = (getattr(one, kind) for one in (view, *views))
         if kind == 'channels':
             axis.bar(np.arange(len(values)), np.sort(values)[::-1], 1.0)
             axis.set(
@@ -455,11 +474,12 @@ def _draw_gates(figure, canvas, view) -> None:
             )
             continue
         if kind == 'kernel':
-            values = values.mean((0, 1))
+            values, *every = (v.mean((0, 1)) for v in (values, *every))
             title = 'Weight of each tap of the kernel,\nmean over its channels'
         else:
             title = 'Weight of each pixel, mean over channels'
-        shown = axis.imshow(values, 'viridis')
+        low, high, colours = _range(np.stack(every), None)
+        shown = axis.imshow(values, colours, vmin=low, vmax=high)
         axis.set_title(title, fontsize='medium')
         axis.set(xticks=[], yticks=[])
         figure.colorbar(shown, ax=axis, shrink=0.5)
