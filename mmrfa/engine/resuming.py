@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 WITHOUT_EFFECT = ('optim_wrapper.optimizer.', 'param_scheduler', 'randomness.')
 # Caches of images, generators of their own, counts.
 NOT_KEPT = ('CachedMosaic', 'CachedMixUp', 'Albu', 'EarlyStoppingHook')
+# Where the counts are, in all checkpoints but those of MMEngine itself.
+STOPPING = 'early_stopping'
 # What belongs to the start of a run and not to what it does.
 NOT_COMPARED = ('work_dir', 'load_from', 'resume', 'launcher')
 
@@ -60,7 +62,7 @@ def find_whole_checkpoint(
 
 
 def inexact_parts(settings: object) -> set[str]:
-    """Find what a checkpoint does not hold, of all that a run draws from.
+    """Find what a checkpoint may not hold, of all that a run draws from.
 
     Args:
         settings (object): of loaders and hooks.

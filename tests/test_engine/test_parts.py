@@ -1,5 +1,6 @@
 """What a config says wrongly is named before anything is written."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
-from PIL import Image
+from PIL import Image, ImageFile
 
 from mmrfa.engine import parts
 from mmrfa.engine.cli import user_message
 from mmrfa.errors import InputError
 
-from .tiny_runs import segmentation, train
+from .tiny_runs import detection, segmentation, train
 
 LOADER, VAL = 'train_dataloader', 'val_dataloader'
 OPTIMIZER = 'optim_wrapper.optimizer'
@@ -56,6 +57,17 @@ WRONG = [
     ('val_evaluator.iou_metrics', ['mIou'], 'val_evaluator fails'),
     ('param_scheduler', [dict(type='PolyLR', stop=3)], 'stop'),
     ('param_scheduler', [dict(type='Sinking')], 'Sinking'),
+    (
+        'param_scheduler',
+        [dict(type='StepLR', step_size=0, by_epoch=False)],
+        'param_scheduler.0.: fails after iteration 1',
+    ),
+    ('param_scheduler', [dict(type='PolyLR')], 'expected by_epoch=False'),
+    (
+        'param_scheduler',
+        [dict(type='MultiStepLR', milestones=[-2], by_epoch=False)],
+        'param_scheduler.0.milestones.0: expected a number of 0 or more',
+    ),
     ('train_cfg.max_iters', 0, 'train_cfg.max_iters'),
     ('train_cfg.max_iters', 2.5, 'train_cfg.max_iters'),
     ('train_cfg.val_interval', 0, 'train_cfg.val_interval'),
@@ -135,8 +147,59 @@ def refused(sample_root, tmp_path):
 def test_list_of_images(refused, content, match) -> None:
     def change(root, config) -> None:
         (root / 'ImageSets/Segmentation/train.txt').write_bytes(content)
+        load = config.train_dataloader.dataset.pipeline[0]
+        load.backend_args = dict(backend='local')  # and no other one
 
     refused(match, change)
+
+
+@pytest.mark.parametrize(
+    ('number', 'match'),
+    [
+        (0, 'train_dataloader.dataset.pipeline.0.: .*expected an image, got:'),
+        (5, 'train_dataloader.dataset: expected all files that are listed'),
+    ],
+)
+@pytest.mark.parametrize('folder', ['JPEGImages', 'SegmentationClass'])
+def test_files_that_are_not_there(refused, folder, number, match) -> None:
+    def change(root, config) -> None:
+        names = (root / 'ImageSets/Segmentation/train.txt').read_text().split()
+        (path,) = (root / folder).glob(f'{names[number]}.*')
+        path.unlink()
+
+    if folder == 'SegmentationClass':
+        match = match.replace('.0.', '.1.')
+    refused(match, change)
+
+
+@pytest.mark.parametrize('loader', [LOADER, VAL])
+def test_cut_images_are_named_in_any_config(refused, loader) -> None:
+    """Also where another package told Pillow to accept them."""
+
+    def change(root, config) -> None:
+        split = 'train' if loader == LOADER else 'val'
+        names = root / f'ImageSets/Segmentation/{split}.txt'
+        for name in names.read_text().split():
+            path = root / f'JPEGImages/{name}.jpg'
+            data = path.read_bytes()
+            path.write_bytes(data[: len(data) // 2])
+
+    for accepted in False, True:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ImageFile, 'LOAD_TRUNCATED_IMAGES', accepted)
+            refused(f'{loader}.*.jpg: expected an image, got a dam', change)
+
+
+def test_box_that_is_no_number(sample_root, tmp_path) -> None:
+    shutil.copytree(sample_root, tmp_path / 'data')
+    path = tmp_path / 'data/coco/annotations/instances_train2017.json'
+    content = json.loads(path.read_text())
+    boxes = [a for a in content['annotations'] if a['image_id'] == 5]
+    boxes[0]['bbox'][2] = float('nan')
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match='train_dataloader.*nan.*000005.jpg'):
+        train(detection(tmp_path / 'data', tmp_path / 'work'))
+    assert not (tmp_path / 'work').exists()
 
 
 def test_mask_of_one_pixel(refused) -> None:
