@@ -146,6 +146,16 @@ def check_resumable(content: dict, name: str) -> None:
                 f'dict with {", ".join(inner) or "tensors"}, got '
                 f'{_kind(value)}'
             )
+    for key, kind in _MORE.items():
+        value = content.get(key, {} if kind is dict else [])
+        items = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, kind) or not all(
+            isinstance(item, dict | Tensor | list) for item in items
+        ):
+            raise InputError(
+                f'checkpoint {name}: expected {key} of a training run, got '
+                f'{_kind(value)}'
+            )
     check_finite(state_dict_in(content, name), f'checkpoint {name}')
     groups = content['optimizer']['param_groups']
     if not all(
@@ -154,6 +164,14 @@ def check_resumable(content: dict, name: str) -> None:
     ):
         raise InputError(
             f'checkpoint {name}: expected optimizer.param_groups with params'
+        )
+    states = content['optimizer']['state']
+    if not isinstance(states, dict) or not all(
+        isinstance(state, dict) for state in states.values()
+    ):
+        raise InputError(
+            f'checkpoint {name}: expected optimizer.state, a dict for each '
+            'parameter'
         )
 
 
@@ -191,6 +209,13 @@ _STATE = dict(
     meta=(('epoch', 'iter'), int),
     message_hub=(('log_scalars', 'runtime_info', 'resumed_keys'), dict),
     optimizer=(('state', 'param_groups'), dict | list),
+)
+# What it may have beside them.
+_MORE = dict(
+    param_schedulers=list | dict,
+    early_stopping=list,
+    batch_sizes=dict,
+    ema_state_dict=dict,
 )
 
 

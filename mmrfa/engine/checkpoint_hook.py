@@ -47,6 +47,12 @@ class KeepingCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         if self.args:  # MMEngine would fail with it at the first saving
             raise TypeError(f'unknown arguments {", ".join(self.args)}')
+        names = {self.filename_tmpl.format(step) for step in range(2)}
+        if len(names) < 2:  # the next one would take the place of the last
+            raise ValueError(
+                'filename_tmpl: expected a {} for the step, got '
+                f'{self.filename_tmpl!r}'
+            )
         local = '://' not in str(self.out_dir or '')
         if local and self.backend_args is None is self.file_client_args:
             self.backend_args = dict(backend='whole')

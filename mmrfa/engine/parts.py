@@ -7,7 +7,13 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmrfa.datasets.data_root import leaves
-from mmrfa.engine.arguments import bound, registered
+from mmrfa.engine.arguments import registered
+from mmrfa.engine.hooks import (
+    check_averages,
+    check_hooks,
+    check_monitors,
+    check_visualizer,
+)
 from mmrfa.engine.listed import check_listed
 from mmrfa.engine.naming import naming
 from mmrfa.engine.schedules import check_schedules
@@ -35,7 +41,7 @@ _OF_WORKERS = (
     'multiprocessing_context',
     'timeout',
 )
-_COUNTS = ('max_iters', 'max_epochs', 'val_interval')
+_COUNTS = ('max_iters', 'max_epochs', 'val_begin', 'val_interval')
 
 
 class Parts(NamedTuple):
@@ -83,9 +89,10 @@ def check_parts(
                 f'config {config.filename}: expected {", ".join(keys)}, '
                 f'found no {", ".join(lacking)}'
             )
-    _check_hooks(config)
-    _check_visualizer(config)
     inner = model.module if isinstance(model, BaseTTAModel) else model
+    check_visualizer(config)
+    hooks = check_hooks(config)
+    _check_of_model(config, inner)
     datasets, batches, loops, lengths = [], {}, {}, {}
     for stage in stages:
         loader, loop, _ = STAGES[stage]
@@ -110,77 +117,41 @@ def check_parts(
         notes = check_schedules(
             config, wrapper, loops['train'], lengths['train']
         )
+        check_averages(config, hooks, inner)
     for stage, (batch, evaluator) in batches.items():
         if stage == 'train':
             try_training(config, model, batch, wrapper)
-        else:
-            try_testing(config, model, batch, evaluator, stage)
+            continue
+        metrics = try_testing(config, model, batch, evaluator, stage)
+        if metrics is not None and stage == 'val':
+            check_monitors(config, hooks, metrics)
     return Parts(datasets, wrapper, notes)
 
 
-def _check_hooks(config: 'Config') -> None:
-    from mmengine.hooks import CheckpointHook
-    from mmengine.registry import HOOKS, LOG_PROCESSORS
-
-    from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
-
-    hooks = config.get('default_hooks')
-    hooks = {} if hooks is None else hooks
-    custom = config.get('custom_hooks')
-    custom = [] if custom is None else custom
-    if not isinstance(custom, list | tuple):
-        raise InputError(
-            f'config {config.filename}: custom_hooks: expected a list, got '
-            f'{custom!r}'
-        )
-    with naming(config, 'default_hooks'):
-        named = {f'default_hooks.{k}': v for k, v in hooks.items()}
-    for number, value in enumerate(custom):
-        named[f'custom_hooks[{number}]'] = value
-    for key, value in named.items():
-        if value is None:
-            continue
-        with naming(config, key):
-            settings = dict(value)
-            settings.pop('priority', None)
-            kind = bound(HOOKS, settings)
-            for entry in ('type', '_scope_'):
-                settings.pop(entry, None)
-            if issubclass(kind, CheckpointHook):
-                kind = KeepingCheckpointHook
-            # Others may need what only a run has.
-            if kind.__module__.startswith(('mmengine.', 'mmrfa.')):
-                kind(**settings)
-    with naming(config, 'log_processor'):
-        settings = config.get('log_processor')
-        settings = {} if settings is None else dict(settings)
-        settings.setdefault('type', 'LogProcessor')
-        LOG_PROCESSORS.build(settings)
-
-
-def _check_visualizer(config: 'Config') -> None:
-    """Building it would make it the one of the run."""
-    from mmengine.registry import VISBACKENDS, VISUALIZERS
-
-    visualizer = config.get('visualizer')
-    if visualizer is None:
+def _check_of_model(config: 'Config', model: 'nn.Module') -> None:
+    """What the Runner does with the model, the rate and their names."""
+    for key in 'activation_checkpointing', 'efficient_conv_bn_eval':
+        names = config.get(key)
+        names = [names] if isinstance(names, str) else names
+        with naming(config, key, 'does not fit the model'):
+            for name in names or ():
+                model.get_submodule(name)
+    scale = config.get('auto_scale_lr')
+    if scale is None:
         return
-    with naming(config, 'visualizer'):
-        bound(VISUALIZERS, visualizer)
-        if not isinstance(visualizer.get('name', ''), str):
-            raise TypeError(f'name: expected text, got {visualizer["name"]!r}')
-        backends = visualizer.get('vis_backends')
-        if backends is None:
-            backends = []
-        elif isinstance(backends, dict):
-            backends = [backends]
-        for number, backend in enumerate(backends):
-            with naming(config, f'visualizer.vis_backends[{number}]'):
-                bound(VISBACKENDS, {'save_dir': '', **backend})
+    size = scale.get('base_batch_size') if isinstance(scale, dict) else None
+    if not isinstance(scale, dict) or (
+        scale.get('enable') and (type(size) is not int or size < 1)
+    ):
+        raise InputError(
+            f'config {config.filename}: auto_scale_lr: expected a dict with a '
+            f'base_batch_size of 1 or more, got {scale!r}'
+        )
 
 
 def _check_loop(config: 'Config', key: str, stage: str) -> type:
     from mmengine.registry import LOOPS
+    from mmengine.runner.utils import calc_dynamic_intervals
 
     settings = config[key]
     with naming(config, key):
@@ -202,14 +173,25 @@ def _check_loop(config: 'Config', key: str, stage: str) -> type:
         if stage != 'train':
             needed['evaluator'] = None
         inspect.signature(kind).bind(**needed, **rest)
-    for name in _COUNTS:
-        value = settings.get(name, 1)
-        if type(value) is not int or value < 1:
+        if stage == 'train':
+            counts = {name: settings.get(name, 1) for name in _COUNTS}
+            _check_counts(config, key, counts)
+            _, intervals = calc_dynamic_intervals(
+                1, settings.get('dynamic_intervals')
+            )
+            counts = {f'dynamic_intervals {i}': i for i in intervals}
+            _check_counts(config, key, counts)
+    return kind
+
+
+def _check_counts(config: 'Config', key: str, counts: dict) -> None:
+    for name, value in counts.items():
+        least = int(name != 'val_begin')
+        if type(value) is not int or value < least:
             raise InputError(
                 f'config {config.filename}: {key}.{name}: expected a whole '
-                f'number of 1 or more, got {value!r}'
+                f'number of {least} or more, got {value!r}'
             )
-    return kind
 
 
 def _check_evaluator(config: 'Config', key: str) -> 'Evaluator':
@@ -280,7 +262,9 @@ def _check_loader(config: 'Config', key: str, kind: type) -> tuple:
         sample = dataset[0]
     check_listed(config, key, dataset)
     _check_shared_memory(config, key, sample)
-    here = {k: v for k, v in config[key].items() if k not in _OF_WORKERS}
+    here = dict(config[key])
+    if here.get('num_workers'):
+        here = {k: v for k, v in here.items() if k not in _OF_WORKERS}
     with naming(config, key, 'fails', places):
         loader = kind.build_dataloader(given(here, dataset), seed=0)
         batch = next(iter(loader), None)

@@ -20,6 +20,7 @@ from mmrfa.engine.parts import check_parts
 from mmrfa.engine.resuming import (
     STOPPING,
     check_optimizer_state,
+    check_schedule_state,
     find_whole_checkpoint,
     inexact_parts,
 )
@@ -139,12 +140,16 @@ class Checked:
             path, skipped = find_whole_checkpoint(config, reader)
             self.notes += [f'--resume: not from {line}' for line in skipped]
         self.resume_from = path if resume else None
+        if not isinstance(path, str | None):
+            raise InputError(f'load_from: expected a file, got {path!r}')
         if path is not None:
             content = _read_ahead(path, reader)
             if resume:
                 check_resumable(content, path)
                 self.seed = content['meta'].get('seed')
                 self._note_inexact(config, content)
+                schedules = config.get('param_scheduler')
+                check_schedule_state(content, schedules, path)
             if resume or not train:
                 check_fits(content, model, path)
                 check_optimizer_state(content, optim_wrapper, path)

@@ -70,7 +70,8 @@ class ValidateFirstHook(Hook):
         if not runner._resume or not isinstance(counts, list):
             return
         for hook, kept in zip(_stopping(runner), counts):
-            hook.wait_count, hook.best_score = kept['count'], kept['best']
+            hook.wait_count = kept.get('count', 0)
+            hook.best_score = kept.get('best', hook.best_score)
 
 
 def _progress(runner: Runner) -> tuple[int, int, str]:

@@ -219,6 +219,35 @@ work_dir = 'two'
     assert 'cannot be compared' in line
 
 
+def test_state_of_other_parts_is_refused(sample_root, tmp_path) -> None:
+    """It would be mixed with what the run has, or end in a traceback."""
+    train(segmentation(sample_root, tmp_path, end=2))
+    path = tmp_path / 'iter_2.pth'
+    content = torch.load(path, weights_only=False)
+    schedules = [dict(type='LinearLR', by_epoch=False)]
+    for key, value, match in (
+        ('optim_wrapper.optimizer', dict(type='SGD', lr=0.1), 'state of SGD'),
+        ('param_scheduler', [], r"schedules .*\[\], got that of \['PolyLR'\]"),
+        ('param_scheduler', schedules, r"\['LinearLR'\], got that of"),
+    ):
+        config = segmentation(sample_root, tmp_path, end=4)
+        part, _, last = key.rpartition('.')
+        (config[part] if part else config)[last] = value
+        with pytest.raises(InputError, match=match):
+            train(config, resume=True)
+    for key, value in (
+        ('param_schedulers', 3),
+        ('param_schedulers', [3]),
+        ('ema_state_dict', 3),
+        ('early_stopping', [3]),
+        ('batch_sizes', dict(a=3)),
+        ('optimizer', dict(content['optimizer'], state={0: 3})),
+    ):
+        torch.save(dict(content, **{key: value}), path)
+        with pytest.raises(InputError, match=f'none .*expected {key}'):
+            train(segmentation(sample_root, tmp_path, end=4), resume=True)
+
+
 def test_what_does_not_resume_exactly_is_named() -> None:
     pipeline = [
         dict(type='mmdet.CachedMosaic'),

@@ -79,6 +79,63 @@ WRONG = [
     ('custom_hooks', [dict(type='LoggerHook', pace=1)], 'pace'),
     ('custom_hooks', [3], 'custom_hooks'),
     ('visualizer.type', 'NoPictures', 'visualizer'),
+    (
+        'visualizer.vis_backends',
+        [dict(type='MLflowVisBackend')],
+        'vis_backends.0. cannot be built: ModuleNotFoundError',
+    ),
+    ('optim_wrapper.clip_grad', dict(max_norm=-1), 'max_norm: .* above 0'),
+    ('optim_wrapper.accumulative_counts', 2.5, 'counts: .* whole number'),
+    ('train_cfg.dynamic_intervals', [(0, 0)], 'intervals 0: .* whole number'),
+    ('train_cfg.dynamic_intervals', [3], 'train_cfg'),
+    ('train_cfg.val_begin', 'x', 'train_cfg.val_begin: .* whole number'),
+    (
+        'custom_hooks',
+        [dict(type='EMAHook', begin_iter=99)],
+        'custom_hooks.0. does not fit the run: .*begin_iter: 99',
+    ),
+    (
+        'custom_hooks',
+        [dict(type='EMAHook', momentum=2.0)],
+        'custom_hooks.0. cannot be built: .*momentum',
+    ),
+    (
+        'custom_hooks',
+        [dict(type='EMAHook', priority='SOON')],
+        'custom_hooks.0. cannot be built: KeyError: SOON',
+    ),
+    (
+        'custom_hooks',
+        [
+            dict(
+                type='mmdet.PipelineSwitchHook',
+                switch_epoch=1,
+                switch_pipeline=[dict(type='Flop')],
+            )
+        ],
+        'custom_hooks.0..*Flop',
+    ),
+    (
+        'custom_hooks',
+        [dict(type='EarlyStoppingHook', monitor='mAccuracy')],
+        'custom_hooks.0..monitor: .* metrics aAcc, mAcc, mIoU, got mAccuracy',
+    ),
+    (
+        'param_scheduler',
+        [dict(type='ReduceOnPlateauLR', monitor='loss')],
+        'param_scheduler.0..monitor: .* aAcc, mAcc, mIoU, got loss',
+    ),
+    (
+        'default_hooks.checkpoint',
+        dict(type='CheckpointHook', by_epoch=False, save_best='aAccuracy'),
+        'checkpoint.save_best: expected one of the metrics aAcc, mAcc, mIoU',
+    ),
+    ('default_hooks.checkpoint.filename_tmpl', 'a.pth', 'place|for the step'),
+    (f'{LOADER}.num_batch_per_epoch', 0, 'num_batch_per_epoch'),
+    (f'{LOADER}.timeout', 5, LOADER),
+    ('activation_checkpointing', ['neck'], 'activation_checkpointing'),
+    ('auto_scale_lr', dict(enable=True), 'auto_scale_lr: expected a dict'),
+    ('load_from', 3, 'load_from: expected a file, got 3'),
     ('log_processor.type', 'NoLog', 'log_processor'),
 ]
 
@@ -195,9 +252,9 @@ def test_box_that_is_no_number(sample_root, tmp_path) -> None:
     path = tmp_path / 'data/coco/annotations/instances_train2017.json'
     content = json.loads(path.read_text())
     boxes = [a for a in content['annotations'] if a['image_id'] == 5]
-    boxes[0]['bbox'][2] = float('nan')
+    boxes[0]['bbox'][2] = float('inf')
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match='train_dataloader.*nan.*000005.jpg'):
+    with pytest.raises(InputError, match='train_dataloader.*inf.*000005.jpg'):
         train(detection(tmp_path / 'data', tmp_path / 'work'))
     assert not (tmp_path / 'work').exists()
 
