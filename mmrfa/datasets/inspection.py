@@ -156,7 +156,7 @@ def look_at_coco(path: str) -> list[str]:
         if twice:
             problems.append(f'{name}: ids that occur twice: {twice[:5]}')
     for entry in content['annotations']:
-        box = entry.get('bbox')
+        box = entry.get('bbox', [])
         if not isinstance(box, list) or not all(map(_is_finite, box)):
             problems.append(f'annotations: a box that is none: {box!r:.60}')
     for name, known, found in wanted:
