@@ -1,5 +1,6 @@
 """Whether a checkpoint fits a network, and a run that goes on."""
 
+import math
 import re
 from collections import OrderedDict
 
@@ -173,6 +174,45 @@ def check_resumable(content: dict, name: str) -> None:
             f'checkpoint {name}: expected optimizer.state, a dict for each '
             'parameter'
         )
+    _check_numbers(content, name)
+
+
+def _check_numbers(content: dict, name: str) -> None:
+    """What a run would count on, compute with or make names of files of."""
+    meta, info = content['meta'], content['message_hub']['runtime_info']
+    seed, kept = meta.get('seed'), info.get('keep_ckpt_ids', [])
+    groups = content['optimizer']['param_groups']
+    numbers = [v for k, v in info.items() if k.startswith('best_score')]
+    numbers += [group[k] for group in groups for k in group if k == 'lr']
+    best = [v for k, v in info.items() if k.startswith('best_ckpt')]
+    wanted = {
+        'meta.epoch and meta.iter of 0 or more': all(
+            type(meta[key]) is int and meta[key] >= 0
+            for key in ('epoch', 'iter')
+        ),
+        'meta.seed of 32 bits': seed is None
+        or (type(seed) is int and 0 <= seed < 2**32),
+        'message_hub.runtime_info.keep_ckpt_ids of whole numbers': (
+            isinstance(kept, list) and all(type(step) is int for step in kept)
+        ),
+        'message_hub.runtime_info.best_ckpt, a file': all(
+            isinstance(path, str | None) for path in best
+        ),
+        'best_score and lr that are finite numbers': all(
+            hasattr(number, '__float__') and math.isfinite(number)
+            for number in numbers
+        ),
+    }
+    for expected, holds in wanted.items():
+        if not holds:
+            raise InputError(f'checkpoint {name}: expected {expected}')
+    state = {
+        f'{number}.{key}': value
+        for number, values in content['optimizer']['state'].items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    check_finite(state, f'checkpoint {name}: optimizer.state')
 
 
 def state_dict_in(content: dict, name: str) -> dict[str, Tensor]:

@@ -225,6 +225,12 @@ def test_state_of_other_parts_is_refused(sample_root, tmp_path) -> None:
     path = tmp_path / 'iter_2.pth'
     content = torch.load(path, weights_only=False)
     schedules = [dict(type='LinearLR', by_epoch=False)]
+
+    def hub(**entries: object) -> dict:
+        info = content['message_hub']['runtime_info'] | entries
+        return dict(content['message_hub'], runtime_info=info)
+
+    nan = torch.tensor(float('nan'))
     for key, value, match in (
         ('optim_wrapper.optimizer', dict(type='SGD', lr=0.1), 'state of SGD'),
         ('param_scheduler', [], r"schedules .*\[\], got that of \['PolyLR'\]"),
@@ -235,16 +241,24 @@ def test_state_of_other_parts_is_refused(sample_root, tmp_path) -> None:
         (config[part] if part else config)[last] = value
         with pytest.raises(InputError, match=match):
             train(config, resume=True)
-    for key, value in (
-        ('param_schedulers', 3),
-        ('param_schedulers', [3]),
-        ('ema_state_dict', 3),
-        ('early_stopping', [3]),
-        ('batch_sizes', dict(a=3)),
-        ('optimizer', dict(content['optimizer'], state={0: 3})),
+    meta, optimizer = content['meta'], content['optimizer']
+    for part, value, named in (
+        ('param_schedulers', 3, 'param_schedulers'),
+        ('param_schedulers', [3], 'param_schedulers'),
+        ('ema_state_dict', 3, 'ema_state_dict'),
+        ('early_stopping', [3], 'early_stopping'),
+        ('batch_sizes', dict(a=3), 'batch_sizes'),
+        ('meta', dict(meta, iter=-4), 'meta.epoch and meta.iter'),
+        ('meta', dict(meta, seed='x'), 'meta.seed'),
+        ('message_hub', hub(best_score='x'), 'best_score'),
+        ('message_hub', hub(best_ckpt=3), '.*best_ckpt'),
+        # Names of files are made of them, which are removed.
+        ('message_hub', hub(keep_ckpt_ids=['../../a', 2]), '.*keep_ckpt_ids'),
+        ('optimizer', dict(optimizer, state={0: 3}), 'optimizer.state'),
+        ('optimizer', dict(optimizer, state={0: dict(a=nan)}), 'finite'),
     ):
-        torch.save(dict(content, **{key: value}), path)
-        with pytest.raises(InputError, match=f'none .*expected {key}'):
+        torch.save(dict(content, **{part: value}), path)
+        with pytest.raises(InputError, match=f'none .*expected {named}'):
             train(segmentation(sample_root, tmp_path, end=4), resume=True)
 
 
