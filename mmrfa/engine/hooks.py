@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from mmrfa.engine.arguments import bound
+from mmrfa.engine.config import check_folder
 from mmrfa.engine.naming import naming
 from mmrfa.errors import InputError
 
@@ -76,6 +77,10 @@ def check_hooks(config: 'Config') -> dict[str, 'Hook']:
             if kind.__module__.startswith(('mmengine.', 'mmrfa.')):
                 built[key] = kind(**settings)
             Compose(settings.get('switch_pipeline') or [])
+        if kind is KeepingCheckpointHook:
+            out = str(built[key].out_dir or '')
+            if out and '://' not in out:
+                check_folder(out, f'{key}.out_dir')
     with naming(config, 'log_processor'):
         settings = config.get('log_processor')
         settings = {} if settings is None else dict(settings)
