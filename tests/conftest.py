@@ -39,6 +39,7 @@ SLOW = {
     'test_same_weights',
     'test_second_signal_stops_at_once',
     'test_kills',
+    'test_state_of_other_parts_is_refused',
     'test_stopped',
     'test_stopped_while_validating',
     'test_stopped_while_validating_again',

@@ -92,7 +92,8 @@ def check_parts(
     inner = model.module if isinstance(model, BaseTTAModel) else model
     check_visualizer(config)
     hooks = check_hooks(config)
-    _check_of_model(config, inner)
+    if train:
+        _check_of_model(config, inner)
     datasets, batches, loops, lengths = [], {}, {}, {}
     for stage in stages:
         loader, loop, _ = STAGES[stage]
