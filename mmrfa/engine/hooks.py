@@ -2,6 +2,7 @@
 
 from collections.abc import Set
 from importlib import import_module
+from inspect import signature
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ _PACKAGES = dict(
     DVCLiveVisBackend='dvclive',
     AimVisBackend='aim',
 )
+# Their visualizers give MMEngine's all arguments that they do not know.
+_PASSING_ON = ('mmengine.', 'mmseg.', 'mmdet.')
 # Of a run that counts the other unit.
 _NO_END = 10**9
 
@@ -63,8 +66,8 @@ def check_hooks(config: 'Config') -> dict[str, 'Hook']:
         named[f'custom_hooks[{number}]'] = value
     built = {}
     for key, value in named.items():
-        if value is None:
-            continue
+        if value is None and key.startswith('default_hooks'):
+            continue  # left out
         with naming(config, key):
             settings = dict(value)
             get_priority(settings.pop('priority', 'NORMAL'))
@@ -99,12 +102,18 @@ def check_visualizer(config: 'Config') -> None:
         InputError: names the key.
     """
     from mmengine.registry import VISBACKENDS, VISUALIZERS
+    from mmengine.visualization import Visualizer
 
     visualizer = config.get('visualizer')
     if visualizer is None:
         return
     with naming(config, 'visualizer'):
-        bound(VISUALIZERS, visualizer)
+        kind = bound(VISUALIZERS, visualizer)
+        if kind.__module__.startswith(_PASSING_ON):
+            known = {'type', '_scope_', *signature(Visualizer).parameters}
+            known |= {*signature(kind).parameters}
+            if unknown := visualizer.keys() - known:
+                raise TypeError(f'unknown arguments {", ".join(unknown)}')
         if not isinstance(visualizer.get('name', ''), str):
             raise TypeError(f'name: expected text, got {visualizer["name"]!r}')
         backends = visualizer.get('vis_backends')

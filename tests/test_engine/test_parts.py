@@ -78,6 +78,12 @@ WRONG = [
     ('default_hooks', [1], 'default_hooks'),
     ('custom_hooks', [dict(type='LoggerHook', pace=1)], 'pace'),
     ('custom_hooks', [3], 'custom_hooks'),
+    ('custom_hooks', [None], 'custom_hooks.0.'),
+    (
+        'visualizer',
+        dict(type='SegLocalVisualizer', nothing=1),
+        'visualizer cannot be built: .*nothing',
+    ),
     ('visualizer.type', 'NoPictures', 'visualizer'),
     (
         'visualizer.vis_backends',
