@@ -1,5 +1,6 @@
 """Whether a checkpoint fits a network, and a run that goes on."""
 
+import math
 import re
 from collections import OrderedDict
 
@@ -146,6 +147,16 @@ def check_resumable(content: dict, name: str) -> None:
                 f'dict with {", ".join(inner) or "tensors"}, got '
                 f'{_kind(value)}'
             )
+    for key, kind in _MORE.items():
+        value = content.get(key, {} if kind is dict else [])
+        items = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, kind) or not all(
+            isinstance(item, dict | Tensor | list) for item in items
+        ):
+            raise InputError(
+                f'checkpoint {name}: expected {key} of a training run, got '
+                f'{_kind(value)}'
+            )
     check_finite(state_dict_in(content, name), f'checkpoint {name}')
     groups = content['optimizer']['param_groups']
     if not all(
@@ -155,6 +166,53 @@ def check_resumable(content: dict, name: str) -> None:
         raise InputError(
             f'checkpoint {name}: expected optimizer.param_groups with params'
         )
+    states = content['optimizer']['state']
+    if not isinstance(states, dict) or not all(
+        isinstance(state, dict) for state in states.values()
+    ):
+        raise InputError(
+            f'checkpoint {name}: expected optimizer.state, a dict for each '
+            'parameter'
+        )
+    _check_numbers(content, name)
+
+
+def _check_numbers(content: dict, name: str) -> None:
+    """What a run would count on, compute with or make names of files of."""
+    meta, info = content['meta'], content['message_hub']['runtime_info']
+    seed, kept = meta.get('seed'), info.get('keep_ckpt_ids', [])
+    groups = content['optimizer']['param_groups']
+    numbers = [v for k, v in info.items() if k.startswith('best_score')]
+    numbers += [group[k] for group in groups for k in group if k == 'lr']
+    best = [v for k, v in info.items() if k.startswith('best_ckpt')]
+    wanted = {
+        'meta.epoch and meta.iter of 0 or more': all(
+            type(meta[key]) is int and meta[key] >= 0
+            for key in ('epoch', 'iter')
+        ),
+        'meta.seed of 32 bits': seed is None
+        or (type(seed) is int and 0 <= seed < 2**32),
+        'message_hub.runtime_info.keep_ckpt_ids of whole numbers': (
+            isinstance(kept, list) and all(type(step) is int for step in kept)
+        ),
+        'message_hub.runtime_info.best_ckpt, a file': all(
+            isinstance(path, str | None) for path in best
+        ),
+        'best_score and lr that are finite numbers': all(
+            hasattr(number, '__float__') and math.isfinite(number)
+            for number in numbers
+        ),
+    }
+    for expected, holds in wanted.items():
+        if not holds:
+            raise InputError(f'checkpoint {name}: expected {expected}')
+    state = {
+        f'{number}.{key}': value
+        for number, values in content['optimizer']['state'].items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    check_finite(state, f'checkpoint {name}: optimizer.state')
 
 
 def state_dict_in(content: dict, name: str) -> dict[str, Tensor]:
@@ -191,6 +249,13 @@ _STATE = dict(
     meta=(('epoch', 'iter'), int),
     message_hub=(('log_scalars', 'runtime_info', 'resumed_keys'), dict),
     optimizer=(('state', 'param_groups'), dict | list),
+)
+# What it may have beside them.
+_MORE = dict(
+    param_schedulers=list | dict,
+    early_stopping=list,
+    batch_sizes=dict,
+    ema_state_dict=dict,
 )
 
 

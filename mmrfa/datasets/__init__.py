@@ -6,7 +6,7 @@ a prefix. Needs mmseg, but neither mmdet nor compiled operators.
 
 from mmrfa.datasets.camvid import CamVidDataset
 from mmrfa.datasets.check_mask import CheckMask
-from mmrfa.datasets.checked_backend import CheckedBackend
+from mmrfa.datasets.checked_backend import CheckedBackend, check_images
 from mmrfa.datasets.concat import ConcatOfOnePipeline
 from mmrfa.datasets.data_root import check_data_roots
 
@@ -16,4 +16,5 @@ __all__ = [
     'CheckedBackend',
     'ConcatOfOnePipeline',
     'check_data_roots',
+    'check_images',
 ]

@@ -124,6 +124,10 @@ def look_at_boxes(
     return labels, problems
 
 
+def _is_finite(number: object) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number)
+
+
 def look_at_coco(path: str) -> list[str]:
     """Look at the ids of a file of COCO annotations.
 
@@ -151,6 +155,10 @@ def look_at_coco(path: str) -> list[str]:
         twice = [key for key, count in Counter(ids).items() if count > 1]
         if twice:
             problems.append(f'{name}: ids that occur twice: {twice[:5]}')
+    for entry in content['annotations']:
+        box = entry.get('bbox', [])
+        if not isinstance(box, list) or not all(map(_is_finite, box)):
+            problems.append(f'annotations: a box that is none: {box!r:.60}')
     for name, known, found in wanted:
         if found not in known:
             problems.append(f'annotations: unknown {name} {found!r}')

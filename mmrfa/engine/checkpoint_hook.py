@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from mmengine.runner import Runner
 from mmrfa.checkpoints.fit import check_finite
 from mmrfa.checkpoints.writing import remove_parts, write_whole
 from mmrfa.errors import InputError
+
+# Saved in an epoch that a signal ended.
+BEGUN = 'epoch_{}_iter_{}.pth'
 
 
 class WholeFileBackend(LocalBackend):
@@ -43,6 +47,12 @@ class KeepingCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         if self.args:  # MMEngine would fail with it at the first saving
             raise TypeError(f'unknown arguments {", ".join(self.args)}')
+        names = {self.filename_tmpl.format(step) for step in range(2)}
+        if len(names) < 2:  # the next one would take the place of the last
+            raise ValueError(
+                'filename_tmpl: expected a {} for the step, got '
+                f'{self.filename_tmpl!r}'
+            )
         local = '://' not in str(self.out_dir or '')
         if local and self.backend_args is None is self.file_client_args:
             self.backend_args = dict(backend='whole')
@@ -52,6 +62,9 @@ class KeepingCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if is_main_process() and '://' not in self.out_dir:
             remove_parts(self.out_dir)
+        source = self._here(runner._load_from) if runner._resume else None
+        if source and _is_one_file(source, runner._load_from):
+            self.last_ckpt, self.saved_iter = source, runner.iter
         if self.save_best is None:
             return
         # The work dir may have been moved since.
@@ -101,6 +114,14 @@ class KeepingCheckpointHook(CheckpointHook):
         if is_main_process():
             pointer = Path(runner.work_dir) / 'last_checkpoint'
             write_whole(self.last_ckpt.encode(), pointer)
+            self._remove_begun_epochs(meta['iter'])
+
+    def _remove_begun_epochs(self, iteration: int) -> None:
+        """What signals left in epochs that others have passed since."""
+        for name in list(self.file_backend.list_dir_or_file(self.out_dir)):
+            found = re.fullmatch(BEGUN.format(r'\d+', r'(\d+)'), name)
+            if found and int(found[1]) < iteration:
+                self._remove(self._join(name))
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:
         """Save between the checkpoints of the schedule.
@@ -117,7 +138,7 @@ class KeepingCheckpointHook(CheckpointHook):
             meta = dict(epoch=epoch, iter=iteration)
             if self.by_epoch:
                 _check_weights(runner, iteration)
-                name = f'epoch_{epoch}_iter_{iteration}.pth'
+                name = BEGUN.format(epoch, iteration)
                 self._save_as(runner, name, meta)
             else:
                 self._save_checkpoint_with_step(runner, iteration, meta)
@@ -176,6 +197,10 @@ class _RemovesLater:
         self.paths.append(path)
 
     rmtree = remove
+
+
+def _is_one_file(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _check_weights(runner: Runner, iteration: int) -> None:

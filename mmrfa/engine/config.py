@@ -159,16 +159,29 @@ def set_work_dir(config: 'Config', work_dir: str | None) -> None:
             f'config {config.filename}: work_dir: expected the name of a '
             f'folder, got {folder!r}'
         )
+    check_folder(folder, 'work dir')
+    config.work_dir = folder
+
+
+def check_folder(folder: str, name: str) -> None:
+    """Make sure that files can be written to a folder, which may be made.
+
+    Args:
+        folder (str): the folder.
+        name (str): what it is, for the error message.
+
+    Raises:
+        InputError: there is something else than a folder.
+    """
     for part in (Path(folder), *Path(folder).parents):
         if part.is_symlink() and not part.exists():
-            raise InputError(f'work dir {folder}: {part} is a dangling link')
+            raise InputError(f'{name} {folder}: {part} is a dangling link')
         if part.exists():
             if not part.is_dir():
-                raise InputError(f'work dir {folder}: {part} is not a folder')
+                raise InputError(f'{name} {folder}: {part} is not a folder')
             if not os.access(part, os.W_OK):
-                raise InputError(f'work dir {folder}: cannot write to {part}')
+                raise InputError(f'{name} {folder}: cannot write to {part}')
             break
-    config.work_dir = folder
 
 
 def prepare_distributed(config: 'Config', launcher: str) -> list[str]:

@@ -6,7 +6,6 @@ import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
@@ -43,7 +42,7 @@ class FiniteHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
-        if not isinstance(wrapper, OptimWrapper):
+        if not hasattr(wrapper, 'optimizer'):  # it has several
             return
         update = wrapper.update_params
 
@@ -74,14 +73,8 @@ class FiniteHook(Hook):
         self.looked = True
         norm = torch.stack([g.float().norm() for g in gradients]).norm()
         loss = self.loss.sum().to(norm)
-        norm, loss = torch.stack([norm, loss]).tolist()
-        bad = not (math.isfinite(norm) and math.isfinite(loss))
-        if self.skip and get_world_size() > 1:
-            # All or none, or their weights part.
-            of_any = torch.tensor(float(bad))
-            all_reduce(of_any, 'max')
-            bad = bool(of_any)
-        if not bad:
+        norm, loss = _over_all(torch.stack([norm, loss]))
+        if math.isfinite(norm) and math.isfinite(loss):
             self.in_a_row = 0
             return
         self._stop_or_count(
@@ -97,7 +90,7 @@ class FiniteHook(Hook):
         # The optimizer was not called: gradients are accumulated, or a scaler
         # left the step out.
         loss = (outputs or {}).get('loss', 0.0)
-        loss = loss.item() if isinstance(loss, Tensor) else loss
+        (loss,) = _over_all(torch.as_tensor(loss).detach().reshape(1))
         if not math.isfinite(loss):
             self._stop_or_count(runner, f'the loss {loss}')
 
@@ -123,6 +116,14 @@ class FiniteHook(Hook):
                 f'{place}: expected a finite loss and gradient, got none in '
                 f'{self.in_a_row} steps'
             )
+
+
+def _over_all(numbers: Tensor) -> list[float]:
+    """Means over processes, so that one that stops does not stop alone."""
+    numbers = numbers.float().clone()
+    if get_world_size() > 1:
+        all_reduce(numbers, 'mean')
+    return numbers.tolist()
 
 
 def _model(runner: Runner):

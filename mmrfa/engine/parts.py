@@ -4,11 +4,19 @@ import copy
 import inspect
 import math
 import os
-import types
-from typing import TYPE_CHECKING, NamedTuple, Union, get_args, get_origin
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmrfa.datasets.data_root import leaves
+from mmrfa.engine.arguments import registered
+from mmrfa.engine.hooks import (
+    check_averages,
+    check_hooks,
+    check_monitors,
+    check_visualizer,
+)
+from mmrfa.engine.listed import check_listed
 from mmrfa.engine.naming import naming
+from mmrfa.engine.schedules import check_schedules
 from mmrfa.engine.trial import try_testing, try_training
 from mmrfa.errors import InputError
 
@@ -16,7 +24,6 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from mmengine.evaluator import Evaluator
     from mmengine.optim import OptimWrapper
-    from mmengine.registry import Registry
     from torch import nn
     from torch.utils.data import Dataset
 
@@ -34,9 +41,7 @@ _OF_WORKERS = (
     'multiprocessing_context',
     'timeout',
 )
-# What does as well as what is written in a signature.
-_ALSO = {float: (int,), list: (tuple,)}
-_COUNTS = ('max_iters', 'max_epochs', 'val_interval')
+_COUNTS = ('max_iters', 'max_epochs', 'val_begin', 'val_interval')
 
 
 class Parts(NamedTuple):
@@ -47,10 +52,12 @@ class Parts(NamedTuple):
             loader, so that the run need not build them again.
         optim_wrapper (OptimWrapper | None): with the optimizer; None in a
             test.
+        notes (list[str]): for the log.
     """
 
     datasets: list[tuple[dict, 'Dataset']]
     optim_wrapper: 'OptimWrapper | None'
+    notes: list[str]
 
 
 def check_parts(
@@ -82,148 +89,70 @@ def check_parts(
                 f'config {config.filename}: expected {", ".join(keys)}, '
                 f'found no {", ".join(lacking)}'
             )
-    _check_hooks(config)
-    _check_visualizer(config)
     inner = model.module if isinstance(model, BaseTTAModel) else model
-    datasets, batches = [], {}
+    check_visualizer(config)
+    hooks = check_hooks(config)
+    if train:
+        _check_of_model(config, inner)
+    datasets, batches, loops, lengths = [], {}, {}, {}
     for stage in stages:
         loader, loop, _ = STAGES[stage]
         if config.get(loader) is None:
             continue
-        stock = _check_loop(config, loop, stage)
+        loops[stage] = _check_loop(config, loop, stage)
         evaluator = None
         if stage != 'train':
             evaluator = _check_evaluator(config, f'{stage}_evaluator')
-        settings, dataset, batch = _check_loader(config, loader, kind)
+        settings, dataset, batch, lengths[stage] = _check_loader(
+            config, loader, kind
+        )
         _check_classes(config, loader, dataset, inner)
         datasets.append((settings, dataset))
-        if stock:
+        if loops[stage].__module__.startswith('mmengine.'):
             batches[stage] = batch, evaluator
         if evaluator and getattr(dataset, 'metainfo', None):
             evaluator.dataset_meta = dataset.metainfo
-    wrapper = _check_optimizer(config, inner) if train else None
+    wrapper, notes = None, []
+    if train:
+        wrapper = _check_optimizer(config, inner)
+        notes = check_schedules(
+            config, wrapper, loops['train'], lengths['train']
+        )
+        check_averages(config, hooks, inner)
     for stage, (batch, evaluator) in batches.items():
         if stage == 'train':
             try_training(config, model, batch, wrapper)
-        else:
-            try_testing(config, model, batch, evaluator, stage)
-    return Parts(datasets, wrapper)
-
-
-def _registered(registry: 'Registry', settings: dict) -> type:
-    """Take type and scope out of settings; what they stand for."""
-    kind = name = settings.pop('type')
-    # Entries that come from a config of another package have one.
-    scope = settings.pop('_scope_', None)
-    if isinstance(name, str):
-        # the scope of the config first, as in building
-        with registry.switch_scope_and_registry(scope) as scoped:
-            kind = scoped.get(name)
-    if not callable(kind):
-        raise KeyError(f'{name!r} is not registered as {registry.name}')
-    return kind
-
-
-def _bound(registry: 'Registry', settings: dict) -> type:
-    """The registered type of a dict, if it takes the other entries."""
-    settings = dict(settings)
-    kind = _registered(registry, settings)
-    inspect.signature(kind).bind(**settings)
-    _check_types(kind, settings)
-    return kind
-
-
-def _check_types(kind: type, settings: dict) -> None:
-    """Compare values with the plain types that a class says it takes."""
-    for owner in reversed(getattr(kind, '__mro__', ())):
-        if not owner.__module__.startswith(('mmengine.', 'mmrfa.')):
-            continue  # what others say is not always so
-        hints = getattr(owner.__init__, '__annotations__', {})
-        defaults = inspect.signature(owner.__init__).parameters
-        for name in {*hints} & {*settings} & {*defaults}:
-            hint, value = hints[name], settings[name]
-            options = get_args(hint) if _is_union(hint) else (hint,)
-            options = tuple(get_origin(o) or o for o in options)
-            options += _ALSO.get(options[0], ())
-            known = all(isinstance(option, type) for option in options)
-            whole = isinstance(value, float) and value.is_integer()
-            if known and not (
-                isinstance(value, options)
-                or value is defaults[name].default
-                or (whole and int in options)
-            ):
-                wanted = ' or '.join(o.__name__ for o in options)
-                raise TypeError(f'{name}: expected {wanted}, got {value!r}')
-
-
-def _is_union(hint: object) -> bool:
-    return get_origin(hint) in (Union, types.UnionType)
-
-
-def _check_hooks(config: 'Config') -> None:
-    from mmengine.hooks import CheckpointHook
-    from mmengine.registry import HOOKS, LOG_PROCESSORS
-
-    from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
-
-    hooks = config.get('default_hooks')
-    hooks = {} if hooks is None else hooks
-    custom = config.get('custom_hooks')
-    custom = [] if custom is None else custom
-    if not isinstance(custom, list | tuple):
-        raise InputError(
-            f'config {config.filename}: custom_hooks: expected a list, got '
-            f'{custom!r}'
-        )
-    with naming(config, 'default_hooks'):
-        named = {f'default_hooks.{k}': v for k, v in hooks.items()}
-    for number, value in enumerate(custom):
-        named[f'custom_hooks[{number}]'] = value
-    for key, value in named.items():
-        if value is None:
             continue
-        with naming(config, key):
-            settings = dict(value)
-            settings.pop('priority', None)
-            kind = _bound(HOOKS, settings)
-            for entry in ('type', '_scope_'):
-                settings.pop(entry, None)
-            if issubclass(kind, CheckpointHook):
-                kind = KeepingCheckpointHook
-            # Others may need what only a run has.
-            if kind.__module__.startswith(('mmengine.', 'mmrfa.')):
-                kind(**settings)
-    with naming(config, 'log_processor'):
-        settings = config.get('log_processor')
-        settings = {} if settings is None else dict(settings)
-        settings.setdefault('type', 'LogProcessor')
-        LOG_PROCESSORS.build(settings)
+        metrics = try_testing(config, model, batch, evaluator, stage)
+        if metrics is not None and stage == 'val':
+            check_monitors(config, hooks, metrics)
+    return Parts(datasets, wrapper, notes)
 
 
-def _check_visualizer(config: 'Config') -> None:
-    """Building it would make it the one of the run."""
-    from mmengine.registry import VISBACKENDS, VISUALIZERS
-
-    visualizer = config.get('visualizer')
-    if visualizer is None:
+def _check_of_model(config: 'Config', model: 'nn.Module') -> None:
+    """What the Runner does with the model, the rate and their names."""
+    for key in 'activation_checkpointing', 'efficient_conv_bn_eval':
+        names = config.get(key)
+        names = [names] if isinstance(names, str) else names
+        with naming(config, key, 'does not fit the model'):
+            for name in names or ():
+                model.get_submodule(name)
+    scale = config.get('auto_scale_lr')
+    if scale is None:
         return
-    with naming(config, 'visualizer'):
-        _bound(VISUALIZERS, visualizer)
-        if not isinstance(visualizer.get('name', ''), str):
-            raise TypeError(f'name: expected text, got {visualizer["name"]!r}')
-        backends = visualizer.get('vis_backends')
-        if backends is None:
-            backends = []
-        elif isinstance(backends, dict):
-            backends = [backends]
-        for number, backend in enumerate(backends):
-            with naming(config, f'visualizer.vis_backends[{number}]'):
-                _bound(VISBACKENDS, {'save_dir': '', **backend})
+    size = scale.get('base_batch_size') if isinstance(scale, dict) else None
+    if not isinstance(scale, dict) or (
+        scale.get('enable') and (type(size) is not int or size < 1)
+    ):
+        raise InputError(
+            f'config {config.filename}: auto_scale_lr: expected a dict with a '
+            f'base_batch_size of 1 or more, got {scale!r}'
+        )
 
 
-def _check_loop(config: 'Config', key: str, stage: str) -> bool:
-    """Whether it is one of MMEngine's."""
+def _check_loop(config: 'Config', key: str, stage: str) -> type:
     from mmengine.registry import LOOPS
+    from mmengine.runner.utils import calc_dynamic_intervals
 
     settings = config[key]
     with naming(config, key):
@@ -240,20 +169,30 @@ def _check_loop(config: 'Config', key: str, stage: str) -> bool:
         rest = {'type': default, **settings}
         if 'type' not in settings:
             rest.pop('by_epoch', None)
-        kind = _registered(LOOPS, rest)
+        kind = registered(LOOPS, rest)
         needed = dict(runner=None, dataloader=None)
         if stage != 'train':
             needed['evaluator'] = None
         inspect.signature(kind).bind(**needed, **rest)
-        module = kind.__module__
-    for name in _COUNTS:
-        value = settings.get(name, 1)
-        if type(value) is not int or value < 1:
+        if stage == 'train':
+            counts = {name: settings.get(name, 1) for name in _COUNTS}
+            _check_counts(config, key, counts)
+            _, intervals = calc_dynamic_intervals(
+                1, settings.get('dynamic_intervals')
+            )
+            counts = {f'dynamic_intervals {i}': i for i in intervals}
+            _check_counts(config, key, counts)
+    return kind
+
+
+def _check_counts(config: 'Config', key: str, counts: dict) -> None:
+    for name, value in counts.items():
+        least = int(name != 'val_begin')
+        if type(value) is not int or value < least:
             raise InputError(
                 f'config {config.filename}: {key}.{name}: expected a whole '
-                f'number of 1 or more, got {value!r}'
+                f'number of {least} or more, got {value!r}'
             )
-    return module.startswith('mmengine.')
 
 
 def _check_evaluator(config: 'Config', key: str) -> 'Evaluator':
@@ -315,14 +254,18 @@ def _check_loader(config: 'Config', key: str, kind: type) -> tuple:
             'none; an empty list, or a filter that leaves nothing'
         )
     with naming(config, key):
-        len(kind.build_dataloader(given(config[key], dataset), seed=0))
+        loader = kind.build_dataloader(given(config[key], dataset), seed=0)
+        length = len(loader)
     pipeline = f'{key}.dataset.pipeline'
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     places = {id(t): f'{pipeline}[{i}]' for i, t in enumerate(steps)}
     with naming(config, pipeline, 'fails', places):
         sample = dataset[0]
+    check_listed(config, key, dataset)
     _check_shared_memory(config, key, sample)
-    here = {k: v for k, v in config[key].items() if k not in _OF_WORKERS}
+    here = dict(config[key])
+    if here.get('num_workers'):
+        here = {k: v for k, v in here.items() if k not in _OF_WORKERS}
     with naming(config, key, 'fails', places):
         loader = kind.build_dataloader(given(here, dataset), seed=0)
         batch = next(iter(loader), None)
@@ -331,7 +274,7 @@ def _check_loader(config: 'Config', key: str, kind: type) -> tuple:
             f'config {config.filename}: {key}: expected batches, got none; '
             f'see its sampler and batch_size, of {size} samples'
         )
-    return settings, dataset, batch
+    return settings, dataset, batch, length
 
 
 def _check_shared_memory(config: 'Config', key: str, sample: object) -> None:
@@ -387,15 +330,20 @@ def _check_classes(
 
 def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
     import torch
-    from mmengine.optim import OptimWrapper, build_optim_wrapper
-    from mmengine.registry import PARAM_SCHEDULERS
+    from mmengine.optim import (
+        OptimWrapper,
+        OptimWrapperDict,
+        build_optim_wrapper,
+    )
 
     with naming(config, 'optim_wrapper'):
         # MMEngine takes entries out of it.
         wrapper = build_optim_wrapper(
             model, copy.deepcopy(config.optim_wrapper)
         )
-    if not isinstance(wrapper, OptimWrapper):
+    if not isinstance(wrapper, OptimWrapper) or isinstance(
+        wrapper, OptimWrapperDict
+    ):
         return wrapper
     if wrapper.clip_grad_kwargs:
         with naming(config, 'optim_wrapper.clip_grad', 'does not fit'):
@@ -411,28 +359,5 @@ def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
                     f'config {config.filename}: optim_wrapper.optimizer.'
                     f'{name}: expected a finite number of 0 or more, got '
                     f'{value}'
-                )
-    schedulers = config.get('param_scheduler')
-    if schedulers is None:
-        schedulers = []
-    if isinstance(schedulers, dict):
-        schedulers = [schedulers]
-    if not isinstance(schedulers, list | tuple):
-        raise InputError(
-            f'config {config.filename}: param_scheduler: expected a dict or a '
-            f'list of them, got {schedulers!r}'
-        )
-    for number, settings in enumerate(schedulers):
-        with naming(config, f'param_scheduler[{number}]'):
-            rest = dict(settings)
-            part = _registered(PARAM_SCHEDULERS, rest)
-            _check_types(part, rest)
-            if rest.pop('convert_to_iter_based', False):
-                part.build_iter_from_epoch(
-                    optimizer=wrapper, epoch_length=9, **rest
-                )
-            else:
-                PARAM_SCHEDULERS.build(
-                    dict(settings), default_args=dict(optimizer=wrapper)
                 )
     return wrapper

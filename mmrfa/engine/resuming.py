@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmrfa.checkpoints.fit import check_resumable
 from mmrfa.checkpoints.mmengine_loaders import ReadAhead
-from mmrfa.checkpoints.reading import load_checkpoint_file
+from mmrfa.checkpoints.reading import SETTINGS, load_checkpoint_file
 from mmrfa.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     from mmengine.optim import OptimWrapper
 
 # What a checkpoint brings along, whatever the config says.
-WITHOUT_EFFECT = ('optim_wrapper.optimizer.', 'param_scheduler', 'randomness.')
+WITHOUT_EFFECT = (
+    'optim_wrapper.optimizer.',
+    'param_scheduler.',
+    'randomness.',
+)
 # Caches of images, generators of their own, counts.
 NOT_KEPT = ('CachedMosaic', 'CachedMixUp', 'Albu', 'EarlyStoppingHook')
+# Where the counts are, in all checkpoints but those of MMEngine itself.
+STOPPING = 'early_stopping'
 # What belongs to the start of a run and not to what it does.
 NOT_COMPARED = ('work_dir', 'load_from', 'resume', 'launcher')
 
@@ -60,7 +66,7 @@ def find_whole_checkpoint(
 
 
 def inexact_parts(settings: object) -> set[str]:
-    """Find what a checkpoint does not hold, of all that a run draws from.
+    """Find what a checkpoint may not hold, of all that a run draws from.
 
     Args:
         settings (object): of loaders and hooks.
@@ -90,11 +96,26 @@ def check_optimizer_state(
         name (str): of the checkpoint, for the error message.
 
     Raises:
-        InputError: other groups of parameters.
+        InputError: other groups of parameters, or another optimizer.
     """
     optimizer = getattr(wrapper, 'optimizer', None)
     if optimizer is None:
         return
+    own, found = (
+        {key for group in groups for key in group if group['params']}
+        for groups in (
+            optimizer.param_groups,
+            content['optimizer']['param_groups'],
+        )
+    )
+    # One of another version lacks some or has more.
+    if own - found and found - own:
+        raise InputError(
+            f'checkpoint {name}: expected the state of '
+            f'{type(optimizer).__name__} with {", ".join(sorted(own - found))}'
+            f', got one with {", ".join(sorted(found - own))}; to start '
+            'from its weights alone use --cfg-options load_from=FILE'
+        )
     own = [len(group['params']) for group in optimizer.param_groups]
     found = [len(g['params']) for g in content['optimizer']['param_groups']]
     if own != found:
@@ -103,6 +124,41 @@ def check_optimizer_state(
             f'{len(own)} groups of {sum(own)} parameters, got {len(found)} '
             f'of {sum(found)}'
         )
+
+
+def check_schedule_state(
+    content: dict, schedules: list | dict | None, name: str
+) -> None:
+    """Make sure that the state of schedules is that of those of the run.
+
+    Args:
+        content (dict): a checkpoint that passed ``check_resumable``.
+        schedules (list | dict | None): of the config of the run.
+        name (str): of the checkpoint, for the error message.
+
+    Raises:
+        InputError: other ones. Their numbers would be mixed.
+    """
+    text = content['meta'].get(SETTINGS)
+    try:
+        before = _flat(text) if isinstance(text, str) else {}
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    place = re.compile(r'param_scheduler(\.\d+)?\.type')
+    found = [_kind(v) for k, v in before.items() if place.fullmatch(k)]
+    if isinstance(schedules, dict):
+        schedules = [schedules]
+    own = [_kind(schedule['type']) for schedule in schedules or []]
+    if before and own != found:
+        raise InputError(
+            f'checkpoint {name}: expected the state of the schedules of this '
+            f'run, param_scheduler={own}, got that of {found}; to start '
+            'from its weights alone use --cfg-options load_from=FILE'
+        )
+
+
+def _kind(name: object) -> str:
+    return getattr(name, '__name__', str(name).strip('\'"')).split('.')[-1]
 
 
 def _candidates(config: 'Config') -> set[Path]:

@@ -18,7 +18,9 @@ from mmrfa.engine.lock import lock_work_dir
 from mmrfa.engine.naming import naming
 from mmrfa.engine.parts import check_parts
 from mmrfa.engine.resuming import (
+    STOPPING,
     check_optimizer_state,
+    check_schedule_state,
     find_whole_checkpoint,
     inexact_parts,
 )
@@ -58,8 +60,10 @@ def build_runner(config: 'Config', launcher: str, train: bool) -> 'Runner':
     from mmengine.registry import RUNNERS
     from torch import distributed
 
+    from mmrfa.datasets import check_images
     from mmrfa.engine.runner import checked_runner
 
+    check_images(config)
     kind = config.get('runner_type', 'Runner')
     if RUNNERS.get(kind) is None:
         raise InputError(
@@ -124,29 +128,28 @@ class Checked:
         set_random_seed((config.get('randomness') or {}).get('seed'))
         self.model = model = build_model(config)
         self.random_state = torch.get_rng_state()
-        self.datasets, optim_wrapper = check_parts(config, model, kind, train)
+        self.datasets, optim_wrapper, self.notes = check_parts(
+            config, model, kind, train
+        )
         if isinstance(model, BaseTTAModel):
             model = model.module
-        self.notes, self.seed = [], None
+        self.seed = None
         resume = train and config.get('resume')
         path = config.get('load_from')
         if resume and path is None:
             path, skipped = find_whole_checkpoint(config, reader)
             self.notes += [f'--resume: not from {line}' for line in skipped]
         self.resume_from = path if resume else None
-        keys = ('train_dataloader', 'custom_hooks')
-        lost = inexact_parts([config.get(key) for key in keys])
-        if self.resume_from and lost:
-            self.notes.append(
-                f'--resume: {", ".join(sorted(lost))}: state that no '
-                'checkpoint holds begins anew; the weights will not be those '
-                'of the uninterrupted run to the last bit'
-            )
+        if not isinstance(path, str | None):
+            raise InputError(f'load_from: expected a file, got {path!r}')
         if path is not None:
             content = _read_ahead(path, reader)
             if resume:
                 check_resumable(content, path)
                 self.seed = content['meta'].get('seed')
+                self._note_inexact(config, content)
+                schedules = config.get('param_scheduler')
+                check_schedule_state(content, schedules, path)
             if resume or not train:
                 check_fits(content, model, path)
                 check_optimizer_state(content, optim_wrapper, path)
@@ -154,6 +157,18 @@ class Checked:
                 check_fits_somewhere(content, model, path)
         if train and not self.resume_from:
             check_pretrained(model, reader)
+
+    def _note_inexact(self, config: 'Config', content: dict) -> None:
+        keys = ('train_dataloader', 'custom_hooks')
+        lost = inexact_parts([config.get(key) for key in keys])
+        if STOPPING in content:
+            lost.discard('EarlyStoppingHook')
+        if lost:
+            self.notes.append(
+                f'--resume: {", ".join(sorted(lost))}: state that no '
+                'checkpoint holds begins anew; the weights will not be those '
+                'of the uninterrupted run to the last bit'
+            )
 
 
 def _read_ahead(path: str, reader: ReadAhead) -> dict:

@@ -16,6 +16,7 @@ from mmrfa.engine.resuming import changes
 from mmrfa.engine.seeding import StepSeedHook, seed_samples
 from mmrfa.engine.size_hook import BatchSizeHook
 from mmrfa.engine.stopping import StopHook, StopSignals, spare_workers
+from mmrfa.engine.validation import ValidateFirstHook
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,6 +105,7 @@ def checked_runner(kind: type, checked: object | None, train: bool) -> type:
             self.register_hook(BatchSizeHook())
             self._signals = StopSignals()
             self.register_hook(StopHook(self._signals))
+            self.register_hook(ValidateFirstHook())
 
         @staticmethod
         def build_dataloader(dataloader, seed=None, **options) -> 'DataLoader':

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 # Words in keys whose value may be infinite: no limit.
 _LIMITS = ('range', 'max_norm', 'threshold')
 # Ends of keys of whole numbers.
-_WHOLE = ('interval', 'num_workers', 'batch_size')
+_WHOLE = ('interval', 'num_workers', 'batch_size', '_counts', '_per_epoch')
+# Keys of what nothing is left of at 0.
+_ABOVE_ZERO = ('std', 'max_norm', 'clip_value', 'num_batch_per_epoch')
 # Where nothing is negative but -1, which says: never, all, the last.
 _COUNTING = ('default_hooks', 'custom_hooks', 'param_scheduler', 'train_cfg')
 
@@ -41,7 +43,7 @@ def check_settings(config: 'Config') -> None:
             expected = 'a number of 0 or more, or -1'
         elif path[0] == 'param_scheduler' and value < 0 and key != 'last_step':
             expected = 'a number of 0 or more'
-        elif 'std' in path and value <= 0:
+        elif value <= 0 and any(name in path for name in _ABOVE_ZERO):
             expected = 'a number above 0'
         elif path[0] == 'log_level' and value < 0:
             expected = 'a level'

@@ -61,7 +61,7 @@ def try_testing(
     batch: object,
     evaluator: 'Evaluator',
     stage: str,
-) -> None:
+) -> set[str] | None:
     """Predict a batch and give it to the metrics.
 
     Args:
@@ -70,6 +70,10 @@ def try_testing(
         batch (object): of the data, collated.
         evaluator (Evaluator): its metrics are filled.
         stage (str): ``val`` or ``test``.
+
+    Returns:
+        set[str] | None: names of what they measure, None where one of them
+        computes only at the end of all data.
 
     Raises:
         InputError: names the part of the model or the metric, and why.
@@ -81,9 +85,16 @@ def try_testing(
         what = f'fails on {stage}_dataloader'
         with naming(config, f'{stage}_evaluator', what, places):
             evaluator.process(data_samples=outputs, data_batch=batch)
+            found = set()
             for metric in evaluator.metrics:
-                if not any(hasattr(metric, name) for name in _LEFT_OUT):
-                    metric.compute_metrics(metric.results)
+                if any(hasattr(metric, name) for name in _LEFT_OUT):
+                    found = None
+                    continue
+                computed = metric.compute_metrics(metric.results)
+                if found is not None:
+                    begin = f'{metric.prefix}/' if metric.prefix else ''
+                    found |= {f'{begin}{name}' for name in computed}
+            return found
 
 
 @contextmanager

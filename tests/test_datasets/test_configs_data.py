@@ -1,11 +1,13 @@
 """Data sets load with the configs' own pipelines; bad data say so."""
 
+import copy
 import importlib.util
 import io
 import os
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -13,7 +15,12 @@ from mmengine.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmrfa.datasets import CamVidDataset, check_data_roots
+from mmrfa.datasets import (
+    CamVidDataset,
+    CheckedBackend,
+    check_data_roots,
+    check_images,
+)
 from mmrfa.engine.cli import user_message
 from mmrfa.errors import InputError
 
@@ -293,6 +300,60 @@ def test_pipeline_without_annotations(load, camvid_of_one):
     assert len(pipeline) == len(cfg.test_pipeline) - 1
     item = build(cfg, 'val_dataloader', pipeline)[0]
     assert item['inputs'].shape == (3, 320, 480)
+
+
+def image_steps(node: object) -> list[dict]:
+    """All steps that read an image, also inside of others."""
+    if isinstance(node, dict):
+        here = [node] if node.get('type') == 'LoadImageFromFile' else []
+        return here + image_steps(list(node.values()))
+    if isinstance(node, list | tuple):
+        return [step for child in node for step in image_steps(child)]
+    return []
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        VOC, COCO, CAMVID, BCCD, VOC0712,
+        'yolov5/yolov5_n_1xb8-100e_bccd.py',
+        'yolov5/yolov5_n_8xb16-300e_coco.py',
+        'yolov7/yolov7_tiny_8xb16-300e_voc0712.py',
+        'yolov8/yolov8_n_8xb16-500e_voc0712.py',
+    ],
+)  # fmt: skip
+def test_images_are_read_with_the_check(load, tmp_path, name, request):
+    if name.startswith('yolo'):
+        request.getfixturevalue('mmyolo')
+    cfg = load(name, tmp_path)
+    check_images(cfg)
+    steps = image_steps([cfg[loader] for loader in LOADERS])
+    steps += image_steps(cfg.get('custom_hooks'))
+    assert len(steps) >= 3
+    for step in steps:
+        assert step.backend_args == dict(backend='checked')
+
+
+def test_what_a_config_says_about_reading_stays(tmp_path):
+    own = [
+        dict(type='LoadImageFromFile', backend_args=dict(backend='petrel')),
+        dict(type='LoadImageFromFile', imdecode_backend='tifffile'),
+        dict(type='LoadImageFromFile', file_client_args=dict(backend='disk')),
+    ]
+    loader = dict(dataset=dict(pipeline=copy.deepcopy(own)))
+    check_images(dict(train_dataloader=loader))
+    assert loader['dataset']['pipeline'] == own
+
+
+def test_formats_that_pillow_does_not_know(tmp_path):
+    """They are left to OpenCV, and refused where it cannot read them."""
+    path = tmp_path / 'a.hdr'
+    cv2.imwrite(str(path), np.ones((4, 6, 3), np.float32))
+    whole = path.read_bytes()
+    assert CheckedBackend().get(str(path)) == whole
+    path.write_bytes(whole[:20])
+    with pytest.raises(InputError, match='a.hdr: expected an image, got a da'):
+        CheckedBackend().get(str(path))
 
 
 @pytest.mark.parametrize('name', [VOC, COCO, CAMVID, BCCD, VOC0712])

@@ -219,6 +219,49 @@ work_dir = 'two'
     assert 'cannot be compared' in line
 
 
+def test_state_of_other_parts_is_refused(sample_root, tmp_path) -> None:
+    """It would be mixed with what the run has, or end in a traceback."""
+    train(segmentation(sample_root, tmp_path, end=2))
+    path = tmp_path / 'iter_2.pth'
+    content = torch.load(path, weights_only=False)
+    schedules = [dict(type='LinearLR', by_epoch=False)]
+
+    def hub(**entries: object) -> dict:
+        info = content['message_hub']['runtime_info'] | entries
+        return dict(content['message_hub'], runtime_info=info)
+
+    nan = torch.tensor(float('nan'))
+    for key, value, match in (
+        ('optim_wrapper.optimizer', dict(type='SGD', lr=0.1), 'state of SGD'),
+        ('param_scheduler', [], r"schedules .*\[\], got that of \['PolyLR'\]"),
+        ('param_scheduler', schedules, r"\['LinearLR'\], got that of"),
+    ):
+        config = segmentation(sample_root, tmp_path, end=4)
+        part, _, last = key.rpartition('.')
+        (config[part] if part else config)[last] = value
+        with pytest.raises(InputError, match=match):
+            train(config, resume=True)
+    meta, optimizer = content['meta'], content['optimizer']
+    for part, value, named in (
+        ('param_schedulers', 3, 'param_schedulers'),
+        ('param_schedulers', [3], 'param_schedulers'),
+        ('ema_state_dict', 3, 'ema_state_dict'),
+        ('early_stopping', [3], 'early_stopping'),
+        ('batch_sizes', dict(a=3), 'batch_sizes'),
+        ('meta', dict(meta, iter=-4), 'meta.epoch and meta.iter'),
+        ('meta', dict(meta, seed='x'), 'meta.seed'),
+        ('message_hub', hub(best_score='x'), 'best_score'),
+        ('message_hub', hub(best_ckpt=3), '.*best_ckpt'),
+        # Names of files are made of them, which are removed.
+        ('message_hub', hub(keep_ckpt_ids=['../../a', 2]), '.*keep_ckpt_ids'),
+        ('optimizer', dict(optimizer, state={0: 3}), 'optimizer.state'),
+        ('optimizer', dict(optimizer, state={0: dict(a=nan)}), 'finite'),
+    ):
+        torch.save(dict(content, **{part: value}), path)
+        with pytest.raises(InputError, match=f'none .*expected {named}'):
+            train(segmentation(sample_root, tmp_path, end=4), resume=True)
+
+
 def test_what_does_not_resume_exactly_is_named() -> None:
     pipeline = [
         dict(type='mmdet.CachedMosaic'),

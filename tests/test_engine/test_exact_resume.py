@@ -23,6 +23,7 @@ from .tiny_runs import (
     killing,
     segmentation,
     train,
+    trains,
 )
 
 RUNS = dict(segmentation=(segmentation, 'iter_6.pth'),
@@ -95,6 +96,8 @@ def test_stopped(
     assert '--resume=auto' in err
     assert in_child(lambda: train(make(sample_root, tmp_path), True)) == 0
     assert_same(uninterrupted / task / last, tmp_path / last)
+    # Also what was saved in the middle of an epoch goes.
+    assert [p.name for p in tmp_path.glob('*.pth')] == [last]
 
 
 def test_stopped_while_validating(
@@ -171,8 +174,3 @@ class Noise(Dataset):
 
     def __getitem__(self, index: int) -> float:
         return index + random.random() + torch.rand(()).item()
-
-
-def trains() -> bool:
-    """Not in the trial before the run, nor in validation."""
-    return torch.is_grad_enabled()

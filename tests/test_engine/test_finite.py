@@ -1,17 +1,21 @@
 """Numbers that are none stop a run, or are left out."""
 
+import os
+import signal
+import socket
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from mmseg.models import FCNHead
 
 from mmrfa.checkpoints.fit import check_fits
 from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
 from mmrfa.engine.finite_hook import FiniteHook
 from mmrfa.errors import InputError
 
-from .tiny_runs import TinyBackbone, segmentation, train
+from .tiny_runs import TinyBackbone, in_child, segmentation, train
 
 
 @pytest.fixture
@@ -112,6 +116,49 @@ def test_accumulated_steps_are_left_out(
     state = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
     norm = state['state_dict']['backbone.norm.running_mean']
     assert norm.tolist() == [0.0] * 8
+
+
+@pytest.mark.parametrize('accumulated', [1, 9])
+def test_one_process_stops_all(sample_root, tmp_path, accumulated) -> None:
+    """A loss without a gradient, of one process of two."""
+
+    def run(rank: int) -> None:
+        signal.alarm(100)
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        losses, steps = FCNHead.loss_by_feat, iter(range(100))
+
+        def bad(self, *args) -> dict:
+            step = next(steps) if torch.is_grad_enabled() else 0
+            number = float('nan') if rank == 1 and step == 2 else 0.0
+            return losses(self, *args) | dict(loss_b=torch.tensor(number))
+
+        FCNHead.loss_by_feat = bad
+        config = segmentation(sample_root, tmp_path / 'work')
+        config.optim_wrapper.accumulative_counts = accumulated
+        try:
+            train(config, launcher='pytorch')
+        except InputError as error:
+            (tmp_path / str(rank)).write_text(str(error))
+
+    def both() -> None:
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            port = free.getsockname()[1]
+        os.environ.update(
+            WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port)
+        )
+        other = os.fork()
+        if other == 0:
+            os._exit(in_child(lambda: run(1)))
+        run(0)
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
+
+    assert in_child(both) == 0
+    lines = {(tmp_path / str(rank)).read_text() for rank in range(2)}
+    assert len(lines) == 1
+    (line,) = lines
+    assert 'iteration 3: expected a finite loss and gradient' in line
+    assert 'the loss nan' in line and '\n' not in line
 
 
 def test_bad_weights_replace_nothing(

@@ -1,5 +1,6 @@
 """What a config says wrongly is named before anything is written."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
-from PIL import Image
+from PIL import Image, ImageFile
 
 from mmrfa.engine import parts
 from mmrfa.engine.cli import user_message
 from mmrfa.errors import InputError
 
-from .tiny_runs import segmentation, train
+from .tiny_runs import detection, segmentation, train
 
 LOADER, VAL = 'train_dataloader', 'val_dataloader'
 OPTIMIZER = 'optim_wrapper.optimizer'
@@ -56,6 +57,17 @@ WRONG = [
     ('val_evaluator.iou_metrics', ['mIou'], 'val_evaluator fails'),
     ('param_scheduler', [dict(type='PolyLR', stop=3)], 'stop'),
     ('param_scheduler', [dict(type='Sinking')], 'Sinking'),
+    (
+        'param_scheduler',
+        [dict(type='StepLR', step_size=0, by_epoch=False)],
+        'param_scheduler.0.: fails after iteration 1',
+    ),
+    ('param_scheduler', [dict(type='PolyLR')], 'expected by_epoch=False'),
+    (
+        'param_scheduler',
+        [dict(type='MultiStepLR', milestones=[-2], by_epoch=False)],
+        'param_scheduler.0.milestones.0: expected a number of 0 or more',
+    ),
     ('train_cfg.max_iters', 0, 'train_cfg.max_iters'),
     ('train_cfg.max_iters', 2.5, 'train_cfg.max_iters'),
     ('train_cfg.val_interval', 0, 'train_cfg.val_interval'),
@@ -66,7 +78,71 @@ WRONG = [
     ('default_hooks', [1], 'default_hooks'),
     ('custom_hooks', [dict(type='LoggerHook', pace=1)], 'pace'),
     ('custom_hooks', [3], 'custom_hooks'),
+    ('custom_hooks', [None], 'custom_hooks.0.'),
+    (
+        'visualizer',
+        dict(type='SegLocalVisualizer', nothing=1),
+        'visualizer cannot be built: .*nothing',
+    ),
     ('visualizer.type', 'NoPictures', 'visualizer'),
+    (
+        'visualizer.vis_backends',
+        [dict(type='MLflowVisBackend')],
+        'vis_backends.0. cannot be built: ModuleNotFoundError',
+    ),
+    ('optim_wrapper.clip_grad', dict(max_norm=-1), 'max_norm: .* above 0'),
+    ('optim_wrapper.accumulative_counts', 2.5, 'counts: .* whole number'),
+    ('train_cfg.dynamic_intervals', [(0, 0)], 'intervals 0: .* whole number'),
+    ('train_cfg.dynamic_intervals', [3], 'train_cfg'),
+    ('train_cfg.val_begin', 'x', 'train_cfg.val_begin: .* whole number'),
+    (
+        'custom_hooks',
+        [dict(type='EMAHook', begin_iter=99)],
+        'custom_hooks.0. does not fit the run: .*begin_iter: 99',
+    ),
+    (
+        'custom_hooks',
+        [dict(type='EMAHook', momentum=2.0)],
+        'custom_hooks.0. cannot be built: .*momentum',
+    ),
+    (
+        'custom_hooks',
+        [dict(type='EMAHook', priority='SOON')],
+        'custom_hooks.0. cannot be built: KeyError: SOON',
+    ),
+    (
+        'custom_hooks',
+        [
+            dict(
+                type='mmdet.PipelineSwitchHook',
+                switch_epoch=1,
+                switch_pipeline=[dict(type='Flop')],
+            )
+        ],
+        'custom_hooks.0..*Flop',
+    ),
+    (
+        'custom_hooks',
+        [dict(type='EarlyStoppingHook', monitor='mAccuracy')],
+        'custom_hooks.0..monitor: .* metrics aAcc, mAcc, mIoU, got mAccuracy',
+    ),
+    (
+        'param_scheduler',
+        [dict(type='ReduceOnPlateauLR', monitor='loss')],
+        'param_scheduler.0..monitor: .* aAcc, mAcc, mIoU, got loss',
+    ),
+    (
+        'default_hooks.checkpoint',
+        dict(type='CheckpointHook', by_epoch=False, save_best='aAccuracy'),
+        'checkpoint.save_best: expected one of the metrics aAcc, mAcc, mIoU',
+    ),
+    ('default_hooks.checkpoint.filename_tmpl', 'a.pth', 'for the step'),
+    ('default_hooks.checkpoint.out_dir', __file__, 'out_dir .* not a folder'),
+    (f'{LOADER}.num_batch_per_epoch', 0, 'num_batch_per_epoch'),
+    (f'{LOADER}.timeout', 5, LOADER),
+    ('activation_checkpointing', ['neck'], 'activation_checkpointing'),
+    ('auto_scale_lr', dict(enable=True), 'auto_scale_lr: expected a dict'),
+    ('load_from', 3, 'load_from: expected a file, got 3'),
     ('log_processor.type', 'NoLog', 'log_processor'),
 ]
 
@@ -135,8 +211,59 @@ def refused(sample_root, tmp_path):
 def test_list_of_images(refused, content, match) -> None:
     def change(root, config) -> None:
         (root / 'ImageSets/Segmentation/train.txt').write_bytes(content)
+        load = config.train_dataloader.dataset.pipeline[0]
+        load.backend_args = dict(backend='local')  # and no other one
 
     refused(match, change)
+
+
+@pytest.mark.parametrize(
+    ('number', 'match'),
+    [
+        (0, 'train_dataloader.dataset.pipeline.0.: .*expected an image, got:'),
+        (5, 'train_dataloader.dataset: expected all files that are listed'),
+    ],
+)
+@pytest.mark.parametrize('folder', ['JPEGImages', 'SegmentationClass'])
+def test_files_that_are_not_there(refused, folder, number, match) -> None:
+    def change(root, config) -> None:
+        names = (root / 'ImageSets/Segmentation/train.txt').read_text().split()
+        (path,) = (root / folder).glob(f'{names[number]}.*')
+        path.unlink()
+
+    if folder == 'SegmentationClass':
+        match = match.replace('.0.', '.1.')
+    refused(match, change)
+
+
+@pytest.mark.parametrize('loader', [LOADER, VAL])
+def test_cut_images_are_named_in_any_config(refused, loader) -> None:
+    """Also where another package told Pillow to accept them."""
+
+    def change(root, config) -> None:
+        split = 'train' if loader == LOADER else 'val'
+        names = root / f'ImageSets/Segmentation/{split}.txt'
+        for name in names.read_text().split():
+            path = root / f'JPEGImages/{name}.jpg'
+            data = path.read_bytes()
+            path.write_bytes(data[: len(data) // 2])
+
+    for accepted in False, True:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ImageFile, 'LOAD_TRUNCATED_IMAGES', accepted)
+            refused(f'{loader}.*.jpg: expected an image, got a dam', change)
+
+
+def test_box_that_is_no_number(sample_root, tmp_path) -> None:
+    shutil.copytree(sample_root, tmp_path / 'data')
+    path = tmp_path / 'data/coco/annotations/instances_train2017.json'
+    content = json.loads(path.read_text())
+    boxes = [a for a in content['annotations'] if a['image_id'] == 5]
+    boxes[0]['bbox'][2] = float('inf')
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match='train_dataloader.*inf.*000005.jpg'):
+        train(detection(tmp_path / 'data', tmp_path / 'work'))
+    assert not (tmp_path / 'work').exists()
 
 
 def test_mask_of_one_pixel(refused) -> None:

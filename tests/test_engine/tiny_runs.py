@@ -197,13 +197,20 @@ def detection(
     )
 
 
-def train(config: Config, resume: bool = False) -> None:
+def train(
+    config: Config, resume: bool = False, launcher: str = 'none'
+) -> None:
     """Train in this process."""
     forget_instances()
     config.resume = resume
     # The report of the machine takes longer than the run.
     with mock.patch('mmengine.runner.runner.collect_env', dict):
-        build_runner(config, 'none', train=True).train()
+        build_runner(config, launcher, train=True).train()
+
+
+def trains() -> bool:
+    """Not in the trial before the run, nor in validation."""
+    return torch.is_grad_enabled()
 
 
 def in_child(

@@ -93,6 +93,11 @@ def test_boxes_and_ids(tmp_path) -> None:
         ('categories', [dict(id=2)], 'unknown category_id 3'),
         ('annotations', [dict(id=1)], 'unknown image_id None'),
         ('annotations', [dict()], 'no COCO annotations'),
+        (
+            'annotations',
+            [dict(good['annotations'][0], bbox=[1, nan, 2, 3])],
+            'a box that is none: [1, nan, 2, 3]',
+        ),
         ('images', None, 'no COCO annotations'),
     ):
         path.write_text(json.dumps({**good, key: value}))

@@ -1,0 +1,63 @@
+"""What a data set lists, looked at without opening a file."""
+
+import math
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mmrfa.datasets.checked_backend import reads_files
+from mmrfa.errors import InputError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch.utils.data import Dataset
+
+# Samples that are looked at; they take about a second.
+LIMIT = 20_000
+
+
+def check_listed(config: 'Config', key: str, dataset: 'Dataset') -> None:
+    """Make sure that files are there and that boxes are numbers.
+
+    Args:
+        config (Config): of the run.
+        key (str): of the loader.
+        dataset (Dataset): built from it.
+
+    Raises:
+        InputError: the first sample that is not as it should be. Of large
+            data sets, samples at equal distances are looked at.
+    """
+    begin = f'config {config.filename}: {key}.dataset: expected'
+    files = reads_files(config[key])
+    for part in _parts(dataset):
+        size = len(part)
+        for index in range(0, size, max(1, math.ceil(size / LIMIT))):
+            info = part.get_data_info(index)
+            for name in ('img_path', 'seg_map_path') if files else ():
+                path = info.get(name)
+                if isinstance(path, str) and not (
+                    '://' in path or os.path.exists(path)
+                ):
+                    raise InputError(
+                        f'{begin} all files that are listed, found none at '
+                        f'{path}'
+                    )
+            for instance in info.get('instances') or ():
+                box = instance.get('bbox', ())
+                if not all(map(math.isfinite, box)):
+                    raise InputError(
+                        f'{begin} boxes of finite numbers, got {list(box)} of '
+                        f'{info.get("img_path")}'
+                    )
+
+
+def _parts(dataset: 'Dataset') -> Iterator['Dataset']:
+    """What lies at the bottom of nested data sets, where it lists samples."""
+    inner = getattr(dataset, 'datasets', None)
+    if inner is None and hasattr(dataset, 'dataset'):
+        inner = [dataset.dataset]
+    for part in inner or ():
+        yield from _parts(part)
+    if not inner and hasattr(dataset, 'get_data_info'):
+        yield dataset
