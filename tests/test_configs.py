@@ -168,6 +168,10 @@ def expected_zoo() -> set[str]:
         names.add(
             f'deeplabv3plus/deeplabv3plus_r18{op}-d16_1xb8-4k_camvid-256x256'
         )
+        names.add(
+            f'deeplabv3plus/deeplabv3plus_r18{op}-d16_1xb8-2k_camvidhalf-'
+            '128x128'
+        )
         names.add(f'faster_rcnn/faster-rcnn_r18{op}_fpn_1xb4-36e_bccd')
     for depth in (50, 101):
         for op in ('', '-rfa'):
@@ -356,7 +360,11 @@ def test_has_what_the_tools_need(name):
 
 def test_data_root_from_the_environment(monkeypatch):
     monkeypatch.delenv('MMRFA_DATA_ROOT', raising=False)
-    roots = {'voc12aug': 'data/VOCdevkit/VOC2012', 'voc0712': 'data/VOCdevkit'}
+    roots = {
+        'voc12aug': 'data/VOCdevkit/VOC2012',
+        'voc0712': 'data/VOCdevkit',
+        'camvidhalf': 'data/camvid',
+    }
     for name in ZOO:
         dataset = parts(name)['dataset']
         root = Config.fromfile(CONFIGS / name).data_root.rstrip('/')

@@ -261,7 +261,7 @@ def refused(net, operator, words, **kwargs):
         (
             'RFAConv',
             dict(hidden=3),
-            "among bias, mode, norm_cfg, got 'hidden'",
+            "among bias, mode, norm_cfg, start, got 'hidden'",
         ),
         ('RFAConv', dict(stride=2), 'expected stride from the convolution'),
         ('RFAConv', dict(mode='x'), "5 RFAConv: mode must be .*, got 'x'"),
