@@ -188,7 +188,7 @@ def expected_zoo() -> set[str]:
 def test_zoo_is_complete():
     assert set(ZOO) == expected_zoo()
     assert len(ZOO) == 66
-    assert len(VARIANTS) == 44
+    assert len(VARIANTS) == 51
     assert set(FILES) - set(ZOO) == {
         'deeplabv3_rfa_r50_voc.py',
         'deeplabv3plus_rfa_r50_voc.py',
