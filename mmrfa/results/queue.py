@@ -207,7 +207,7 @@ class Queue:
         self.free = list(places)
         self.every = every
         self.running: list[Running] = []
-        self.done: list[float] = []  # seconds of each
+        self.done = 0
         self.failed: list[str] = []
 
     def run(self) -> int:
@@ -239,7 +239,7 @@ class Queue:
                     each.signal(signal.SIGKILL)
         if asked:
             self.say(
-                f'stopped with {len(self.done)} of {self.total} runs done; '
+                f'stopped with {self.done} of {self.total} runs done; '
                 'to go on, start the same command'
             )
             return 128 + asked
@@ -248,22 +248,20 @@ class Queue:
         return 1 if self.failed else 0
 
     def _start_one(self) -> bool:
-        """Start the next job that finds a place."""
-        for job in self.waiting:
-            place = self._take(job.processes)
-            if place is None:
-                return False  # in their order: it waits for its GPUs
-            self.waiting.remove(job)
-            self.say(f'started {job.title}')
-            each = Running(job, place, Cost.of(job.work_dir))
-            self.running.append(each)
-            self._go_on(each)
-            return True
-        return False
+        """Start the next job if it finds a place: in their order."""
+        place = self.waiting and self._take(self.waiting[0].processes)
+        if not place:
+            return False
+        job = self.waiting.pop(0)
+        self.say(f'started {job.title}')
+        each = Running(job, place, Cost.of(job.work_dir))
+        self.running.append(each)
+        self._go_on(each)
+        return True
 
     def _take(self, processes: int) -> Place | None:
         needed = processes if self.free and self.free[0].gpus else 1
-        if len(self.free) < needed or not self.free:
+        if len(self.free) < needed:
             return None
         taken, self.free = self.free[:needed], self.free[needed:]
         gpus = tuple(gpu for place in taken for gpu in place.gpus)
@@ -295,9 +293,9 @@ class Queue:
             each.start(command)
             return
         self._leave(each)
-        self.done.append(each.cost.seconds)
+        self.done += 1
         self.say(
-            f'[{len(self.done)}/{self.total}] {each.job.title}: '
+            f'[{self.done}/{self.total}] {each.job.title}: '
             f'{record.metric} {record.score:.2f} ({record.scored}), '
             f'{clock(each.cost.seconds)}{self._left()}'
         )
@@ -326,7 +324,7 @@ class Queue:
         left = len(self.waiting) + len(self.running)
         if not self.done or not left:
             return ''
-        speed = (time.monotonic() - self.began) / len(self.done)
+        speed = (time.monotonic() - self.began) / self.done
         return f'; about {clock(speed * left)} left'
 
 
