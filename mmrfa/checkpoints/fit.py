@@ -160,11 +160,14 @@ def check_resumable(content: dict, name: str) -> None:
     check_finite(state_dict_in(content, name), f'checkpoint {name}')
     groups = content['optimizer']['param_groups']
     if not all(
-        isinstance(group, dict) and isinstance(group.get('params'), list)
+        isinstance(group, dict)
+        and isinstance(group.get('params'), list)
+        and all(type(number) is int for number in group['params'])
         for group in groups
     ):
         raise InputError(
-            f'checkpoint {name}: expected optimizer.param_groups with params'
+            f'checkpoint {name}: expected optimizer.param_groups with params, '
+            'lists of numbers'
         )
     states = content['optimizer']['state']
     if not isinstance(states, dict) or not all(

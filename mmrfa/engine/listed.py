@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mmrfa.datasets.checked_backend import reads_files
+from mmrfa.datasets.inspection import look_at_coco
 from mmrfa.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,10 +15,13 @@ if TYPE_CHECKING:
 
 # Samples that are looked at; they take about a second.
 LIMIT = 20_000
+# Size of a file of COCO annotations that is read once more, in bytes: also
+# about a second.
+COCO_LIMIT = 64 << 20
 
 
 def check_listed(config: 'Config', key: str, dataset: 'Dataset') -> None:
-    """Make sure that files are there and that boxes are numbers.
+    """Make sure that files are there, boxes are numbers and ids are unique.
 
     Args:
         config (Config): of the run.
@@ -26,7 +30,8 @@ def check_listed(config: 'Config', key: str, dataset: 'Dataset') -> None:
 
     Raises:
         InputError: the first sample that is not as it should be. Of large
-            data sets, samples at equal distances are looked at.
+            data sets, samples at equal distances are looked at, and their
+            COCO annotations are left to ``tools/misc/check_data.py``.
     """
     begin = f'config {config.filename}: {key}.dataset: expected'
     files = reads_files(config[key])
@@ -50,6 +55,18 @@ def check_listed(config: 'Config', key: str, dataset: 'Dataset') -> None:
                         f'{begin} boxes of finite numbers, got {list(box)} of '
                         f'{info.get("img_path")}'
                     )
+        for problem in _of_coco(part) if files else ():
+            raise InputError(
+                f'{begin} sound annotations, {part.ann_file}: {problem}'
+            )
+
+
+def _of_coco(part: 'Dataset') -> list[str]:
+    """Of those that share an id, its reader keeps the last, silently."""
+    kind = getattr(getattr(part, 'COCOAPI', None), '__name__', None)
+    if kind != 'COCO' or os.path.getsize(part.ann_file) > COCO_LIMIT:
+        return []
+    return look_at_coco(part.ann_file)
 
 
 def _parts(dataset: 'Dataset') -> Iterator['Dataset']:

@@ -262,6 +262,7 @@ def _check_loader(config: 'Config', key: str, kind: type) -> tuple:
     with naming(config, pipeline, 'fails', places):
         sample = dataset[0]
     check_listed(config, key, dataset)
+    _check_memory(config, key, sample)
     _check_shared_memory(config, key, sample)
     here = dict(config[key])
     if here.get('num_workers'):
@@ -275,6 +276,21 @@ def _check_loader(config: 'Config', key: str, kind: type) -> tuple:
             f'see its sampler and batch_size, of {size} samples'
         )
     return settings, dataset, batch, length
+
+
+def _check_memory(config: 'Config', key: str, sample: object) -> None:
+    """A batch that no machine holds would be filled until it is full."""
+    if not hasattr(os, 'sysconf'):
+        return  # Windows
+    room = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    size = config[key].get('batch_size', 1)
+    need = _bytes_of(sample) * size
+    if need > room:
+        raise InputError(
+            f'config {config.filename}: {key}.batch_size: expected batches '
+            f'that fit the {room >> 30} GiB of this machine, got {size} '
+            f'samples of {_bytes_of(sample) / 2**20:.1f} MiB'
+        )
 
 
 def _check_shared_memory(config: 'Config', key: str, sample: object) -> None:

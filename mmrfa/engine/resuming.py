@@ -23,6 +23,8 @@ WITHOUT_EFFECT = (
 )
 # Caches of images, generators of their own, counts.
 NOT_KEPT = ('CachedMosaic', 'CachedMixUp', 'Albu', 'EarlyStoppingHook')
+# Optimizers whose state has shapes of its own.
+OF_OTHER_SHAPES = 'Adafactor', 'LBFGS'
 # Where the counts are, in all checkpoints but those of MMEngine itself.
 STOPPING = 'early_stopping'
 # What belongs to the start of a run and not to what it does.
@@ -96,7 +98,8 @@ def check_optimizer_state(
         name (str): of the checkpoint, for the error message.
 
     Raises:
-        InputError: other groups of parameters, or another optimizer.
+        InputError: other groups of parameters, another optimizer, or numbers
+            of other shapes than the parameters have.
     """
     optimizer = getattr(wrapper, 'optimizer', None)
     if optimizer is None:
@@ -124,6 +127,25 @@ def check_optimizer_state(
             f'{len(own)} groups of {sum(own)} parameters, got {len(found)} '
             f'of {sum(found)}'
         )
+    if type(optimizer).__name__ in OF_OTHER_SHAPES:
+        return
+    groups = zip(optimizer.param_groups, content['optimizer']['param_groups'])
+    for group, stored in groups:
+        for parameter, key in zip(group['params'], stored['params']):
+            state = content['optimizer']['state'].get(key, {})
+            _check_shapes(state, tuple(parameter.shape), key, name)
+
+
+def _check_shapes(
+    state: dict, shape: tuple[int, ...], key: object, name: str
+) -> None:
+    for what, value in state.items():
+        found = tuple(getattr(value, 'shape', ()))
+        if found not in ((), (1,), shape):
+            raise InputError(
+                f'checkpoint {name}: expected optimizer.state.{key}.{what} of '
+                f'shape {shape}, that of its parameter, got {found}'
+            )
 
 
 def check_schedule_state(

@@ -1,5 +1,6 @@
 """A whole checkpoint is there at every moment, and is found again."""
 
+import copy
 import os
 import resource
 import shutil
@@ -255,11 +256,23 @@ def test_state_of_other_parts_is_refused(sample_root, tmp_path) -> None:
         # Names of files are made of them, which are removed.
         ('message_hub', hub(keep_ckpt_ids=['../../a', 2]), '.*keep_ckpt_ids'),
         ('optimizer', dict(optimizer, state={0: 3}), 'optimizer.state'),
+        (
+            'optimizer',
+            dict(optimizer, param_groups=[dict(params=[[]])]),
+            '.*num',
+        ),
         ('optimizer', dict(optimizer, state={0: dict(a=nan)}), 'finite'),
     ):
         torch.save(dict(content, **{part: value}), path)
         with pytest.raises(InputError, match=f'none .*expected {named}'):
             train(segmentation(sample_root, tmp_path, end=4), resume=True)
+    states = copy.deepcopy(optimizer['state'])
+    states[0]['exp_avg'] = torch.zeros(3)
+    other = dict(optimizer, state=states)
+    torch.save(dict(content, optimizer=other), path)
+    named = r'optimizer.state.0.exp_avg of shape \(.*got \(3,\)'
+    with pytest.raises(InputError, match=named):
+        train(segmentation(sample_root, tmp_path, end=4), resume=True)
 
 
 def test_what_does_not_resume_exactly_is_named() -> None:

@@ -33,6 +33,7 @@ WRONG = [
     (f'{LOADER}.sampler', 3, LOADER),
     (f'{LOADER}.batch_size', 0, LOADER),
     (f'{LOADER}.batch_size', 'two', LOADER),
+    (f'{LOADER}.batch_size', 10**9, 'batches that fit the .* GiB'),
     (f'{LOADER}.num_workers', -1, LOADER),
     (f'{LOADER}.persistent_workers', True, LOADER),
     (f'{VAL}.dataset.ann_file', 'nowhere.txt', 'nowhere.txt'),
@@ -262,6 +263,18 @@ def test_box_that_is_no_number(sample_root, tmp_path) -> None:
     boxes[0]['bbox'][2] = float('inf')
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match='train_dataloader.*inf.*000005.jpg'):
+        train(detection(tmp_path / 'data', tmp_path / 'work'))
+    assert not (tmp_path / 'work').exists()
+
+
+def test_ids_that_occur_twice(sample_root, tmp_path) -> None:
+    """COCO's reader would drop one of the images, and say nothing."""
+    shutil.copytree(sample_root, tmp_path / 'data')
+    path = tmp_path / 'data/coco/annotations/instances_train2017.json'
+    content = json.loads(path.read_text())
+    content['images'][1]['id'] = content['images'][0]['id']
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match='images: ids that occur twice'):
         train(detection(tmp_path / 'data', tmp_path / 'work'))
     assert not (tmp_path / 'work').exists()
 
