@@ -1,6 +1,7 @@
 """What is written of predictions: overlays, masks, boxes, labels."""
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +48,8 @@ class Outputs:
         score (float): boxes below it are not drawn; the JSON has all.
 
     Raises:
-        InputError: the folder cannot be written to, the scope has no
+        InputError: the folder cannot be written to, or holds an image or
+            video to read where one would be written; the scope has no
             predictions to draw, or the classes have no names.
     """
 
@@ -63,6 +65,7 @@ class Outputs:
 
         self.folder, self.source, self.score = Path(folder), source, score
         check_folder(self.folder)
+        self._check_apart()
         self.scope = config.get('default_scope')
         if self.scope not in VISUALIZERS:
             raise InputError(
@@ -88,6 +91,24 @@ class Outputs:
         self.images: list[dict] = []
         self.found: list[dict] = []
         self.video = self.aside = self.part = None
+
+    def _check_apart(self) -> None:
+        """What is looked at must not be replaced by what is drawn of it."""
+        if self.source.video is not None:
+            targets = [self.folder / f'{self.source.video}.mp4']
+        else:
+            targets = [
+                self.folder / kind / f'{frame.name}{suffix}'
+                for frame in self.source
+                for kind, suffix in (('overlays', '.jpg'), ('masks', '.png'))
+            ]
+        read = set(map(os.path.realpath, self.source.files))
+        for target in targets:
+            if os.path.realpath(target) in read:
+                raise InputError(
+                    f'--out: expected a folder apart from the input, got '
+                    f'{self.folder}, where {target} would be replaced'
+                )
 
     def __enter__(self) -> 'Outputs':
         return self

@@ -53,6 +53,7 @@ class Source:
         count (int | None): how many there will be, where that is known.
         video (str | None): name of the video or camera, if it is one.
         rate (float): frames per second, of a video.
+        files (list[Path]): what is read, nothing of a camera.
 
     Raises:
         InputError: nothing there, no image in it, or no video that OpenCV
@@ -62,33 +63,34 @@ class Source:
     def __init__(self, text: str, limit: int | None = None) -> None:
         self.text, self.limit = text, limit
         self.video, self.rate = None, 25.0
-        self._files: list[Path] = []
+        self.files: list[Path] = []
         path = Path(text)
         if text.isdecimal() and not path.exists():
             self._open(int(text), f'camera_{text}')
         elif path.is_dir():
-            self._files = _images_of(path.iterdir())
-            if not self._files:
+            self.files = _images_of(path.iterdir())
+            if not self.files:
                 raise InputError(
                     f'input {text}: expected images ({", ".join(IMAGES)}) in '
                     'this folder, found none'
                 )
         elif path.is_file():
             if path.suffix.lower() in IMAGES:
-                self._files = [path]
+                self.files = [path]
             else:
                 self._open(text, path.stem)
+                self.files = [path]
         else:
             found = glob.glob(text, recursive=True)
-            self._files = _images_of(map(Path, found))
-            if not self._files:
+            self.files = _images_of(map(Path, found))
+            if not self.files:
                 raise InputError(
                     f'input {text}: expected an image, a folder, a pattern '
                     'that images fit, a video or the index of a camera, found '
                     'none'
                 )
         if self.video is None:
-            self.count = len(self._files)
+            self.count = len(self.files)
         if limit is not None and self.count is not None:
             self.count = min(limit, self.count)
 
@@ -120,9 +122,9 @@ class Source:
     def _images(self) -> Iterator[Frame]:
         # The shortest name that no other image has: of a.jpg and a.png
         # neither may take the other's place.
-        kinds = [[naming(p) for p in self._files] for naming in NAMINGS]
+        kinds = [[naming(p) for p in self.files] for naming in NAMINGS]
         counts = [Counter(names) for names in kinds]
-        for path, *names in zip(self._files, *kinds):
+        for path, *names in zip(self.files, *kinds):
             name = next(n for n, c in zip(names, counts) if c[n] == 1)
             yield Frame(name, str(path))
 

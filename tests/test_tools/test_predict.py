@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -174,3 +175,21 @@ def test_bad_input_is_one_line(call, seg_checkpoint, photos, tmp_path, capsys):
         status = call('predict.py', SEG, *arguments, *options)
         assert words in error_of(status, capsys.readouterr().err), arguments
         assert not out.exists()
+
+
+@pytest.mark.parametrize('name', ['clip.mp4', 'overlays/a.jpg', 'masks/a.png'])
+def test_what_is_read_is_not_replaced(
+    call, seg_checkpoint, tmp_path, capsys, name
+):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == '.mp4':
+        write_clip(path)
+    else:
+        Image.new('RGB', (40, 30)).save(path)
+    before = path.read_bytes()
+    options = '--out', tmp_path, '--device', 'cpu'
+    status = call('predict.py', SEG, seg_checkpoint, path, *options)
+    line = error_of(status, capsys.readouterr().err)
+    assert '--out: expected a folder apart from the input' in line
+    assert path.read_bytes() == before
