@@ -80,11 +80,20 @@ def checked_runner(kind: type, checked: object | None, train: bool) -> type:
 
         def load_checkpoint(self, *args, **kwargs) -> dict:
             checkpoint = super().load_checkpoint(*args, **kwargs)
-            text = checkpoint.get('meta', {}).get(SETTINGS)
-            if self._resume and text is not None:
+            # To start from, or to test, it may be anything.
+            text = checkpoint['meta'].get(SETTINGS) if self._resume else None
+            if isinstance(text, str):
                 for line in changes(text, self.cfg.pretty_text):
                     self.logger.warning(f'--resume: {line}')
             return checkpoint
+
+        def call_hook(self, fn_name: str, **options) -> None:
+            content = options.get('checkpoint', {})
+            if fn_name == 'after_load_checkpoint' and (
+                'state_dict' not in content
+            ):  # weights alone; hooks look for them in their place
+                options['checkpoint'] = dict(state_dict=content)
+            super().call_hook(fn_name, **options)
 
         def register_hook(self, hook: Hook | dict, priority=None) -> None:
             if isinstance(hook, dict) and hook.get('type') in _STOCK:

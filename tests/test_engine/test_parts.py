@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
+from mmengine.registry import MODELS, init_default_scope
 from PIL import Image, ImageFile
 
 from mmrfa.engine import parts
@@ -305,6 +306,19 @@ def test_weights_that_fit_nothing(refused, tmp_path) -> None:
     refused(
         "got none of its names and shapes .first: 'a'", load_from=str(path)
     )
+
+
+@pytest.mark.parametrize('form', ['bare', 'strange'])
+def test_weights_alone(sample_root, tmp_path, form) -> None:
+    """Of what is beside them, nothing is needed, or looked at."""
+    config = segmentation(sample_root, tmp_path / 'work', end=1)
+    init_default_scope(config.default_scope)
+    weights = MODELS.build(config.model).state_dict()
+    path = tmp_path / 'weights.pth'
+    strange = dict(state_dict=weights, meta=[3], message_hub=None)
+    torch.save(weights if form == 'bare' else strange, path)
+    config.load_from = str(path)
+    train(config)
 
 
 def test_plain_network_of_another_depth(refused, tmp_path) -> None:
