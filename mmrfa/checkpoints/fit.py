@@ -147,11 +147,11 @@ def check_resumable(content: dict, name: str) -> None:
                 f'dict with {", ".join(inner) or "tensors"}, got '
                 f'{_kind(value)}'
             )
-    for key, kind in _MORE.items():
+    for key, (kind, inner) in _MORE.items():
         value = content.get(key, {} if kind is dict else [])
         items = value.values() if isinstance(value, dict) else value
         if not isinstance(value, kind) or not all(
-            isinstance(item, dict | Tensor | list) for item in items
+            isinstance(item, inner) for item in items
         ):
             raise InputError(
                 f'checkpoint {name}: expected {key} of a training run, got '
@@ -188,6 +188,8 @@ def _check_numbers(content: dict, name: str) -> None:
     numbers = [v for k, v in info.items() if k.startswith('best_score')]
     numbers += [group[k] for group in groups for k in group if k == 'lr']
     best = [v for k, v in info.items() if k.startswith('best_ckpt')]
+    stops = content.get('early_stopping', [])
+    sizes = content.get('batch_sizes', {}).values()
     wanted = {
         'meta.epoch and meta.iter of 0 or more': all(
             type(meta[key]) is int and meta[key] >= 0
@@ -200,6 +202,20 @@ def _check_numbers(content: dict, name: str) -> None:
         ),
         'message_hub.runtime_info.best_ckpt, a file': all(
             isinstance(path, str | None) for path in best
+        ),
+        'message_hub.resumed_keys that are True or False': all(
+            isinstance(value, bool)
+            for value in content['message_hub']['resumed_keys'].values()
+        ),
+        'early_stopping of numbers': all(
+            type(number) in (int, float)
+            for stop in stops
+            for number in stop.values()
+        ),
+        'batch_sizes of two whole numbers above 0, or a mode': all(
+            isinstance(size, str | None) or _is_size(size)
+            for drawn in sizes
+            for size in drawn.values()
         ),
         'best_score and lr that are finite numbers': all(
             hasattr(number, '__float__') and math.isfinite(number)
@@ -216,6 +232,14 @@ def _check_numbers(content: dict, name: str) -> None:
         if isinstance(value, Tensor)
     }
     check_finite(state, f'checkpoint {name}: optimizer.state')
+
+
+def _is_size(value: object) -> bool:
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(type(side) is int and side > 0 for side in value)
+    )
 
 
 def state_dict_in(content: dict, name: str) -> dict[str, Tensor]:
@@ -253,12 +277,12 @@ _STATE = dict(
     message_hub=(('log_scalars', 'runtime_info', 'resumed_keys'), dict),
     optimizer=(('state', 'param_groups'), dict | list),
 )
-# What it may have beside them.
+# What it may have beside them: kinds of the whole and of its entries.
 _MORE = dict(
-    param_schedulers=list | dict,
-    early_stopping=list,
-    batch_sizes=dict,
-    ema_state_dict=dict,
+    param_schedulers=(list | dict, dict | list),
+    early_stopping=(list, dict),
+    batch_sizes=(dict, dict),
+    ema_state_dict=(dict, Tensor | dict | list),
 )
 
 

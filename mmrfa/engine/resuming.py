@@ -1,12 +1,15 @@
 """Which checkpoint a run goes on from, and what changed since."""
 
 import ast
+import math
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrfa.checkpoints.fit import check_resumable
+from torch import Tensor
+
+from mmrfa.checkpoints.fit import check_finite, check_resumable
 from mmrfa.checkpoints.mmengine_loaders import ReadAhead
 from mmrfa.checkpoints.reading import SETTINGS, load_checkpoint_file
 from mmrfa.errors import InputError
@@ -14,6 +17,7 @@ from mmrfa.errors import InputError
 if TYPE_CHECKING:
     from mmengine.config import Config
     from mmengine.optim import OptimWrapper
+    from torch import nn
 
 # What a checkpoint brings along, whatever the config says.
 WITHOUT_EFFECT = (
@@ -98,8 +102,9 @@ def check_optimizer_state(
         name (str): of the checkpoint, for the error message.
 
     Raises:
-        InputError: other groups of parameters, another optimizer, or numbers
-            of other shapes than the parameters have.
+        InputError: other groups of parameters, another optimizer, settings
+            of other kinds, or numbers of other shapes than the parameters
+            have.
     """
     optimizer = getattr(wrapper, 'optimizer', None)
     if optimizer is None:
@@ -127,9 +132,15 @@ def check_optimizer_state(
             f'{len(own)} groups of {sum(own)} parameters, got {len(found)} '
             f'of {sum(found)}'
         )
+    groups = list(
+        zip(optimizer.param_groups, content['optimizer']['param_groups'])
+    )
+    for number, (group, stored) in enumerate(groups):
+        for key in group.keys() & stored.keys() - {'params'}:
+            place = f'optimizer.param_groups.{number}.{key}'
+            _check_like(group[key], stored[key], place, name)
     if type(optimizer).__name__ in OF_OTHER_SHAPES:
         return
-    groups = zip(optimizer.param_groups, content['optimizer']['param_groups'])
     for group, stored in groups:
         for parameter, key in zip(group['params'], stored['params']):
             state = content['optimizer']['state'].get(key, {})
@@ -141,6 +152,11 @@ def _check_shapes(
 ) -> None:
     for what, value in state.items():
         found = tuple(getattr(value, 'shape', ()))
+        if value is not None and not hasattr(value, '__float__'):
+            raise InputError(
+                f'checkpoint {name}: expected optimizer.state.{key}.{what} of '
+                f'numbers, got {value!r:.60}'
+            )
         if found not in ((), (1,), shape):
             raise InputError(
                 f'checkpoint {name}: expected optimizer.state.{key}.{what} of '
@@ -149,34 +165,138 @@ def _check_shapes(
 
 
 def check_schedule_state(
-    content: dict, schedules: list | dict | None, name: str
+    content: dict, config: 'Config', wrapper: 'OptimWrapper', name: str
 ) -> None:
     """Make sure that the state of schedules is that of those of the run.
 
     Args:
         content (dict): a checkpoint that passed ``check_resumable``.
-        schedules (list | dict | None): of the config of the run.
+        config (Config): of the run.
+        wrapper (OptimWrapper): of the run, which is not the one that steps.
         name (str): of the checkpoint, for the error message.
 
     Raises:
-        InputError: other ones. Their numbers would be mixed.
+        InputError: other ones, none, or what is no state of theirs. Their
+            numbers would be mixed, or begin anew.
     """
+    schedules = config.get('param_scheduler') or []
+    if isinstance(schedules, dict):
+        schedules = [schedules]
     text = content['meta'].get(SETTINGS)
     try:
         before = _flat(text) if isinstance(text, str) else {}
     except (SyntaxError, ValueError, RecursionError):
-        return
+        before = {}
     place = re.compile(r'param_scheduler(\.\d+)?\.type')
     found = [_kind(v) for k, v in before.items() if place.fullmatch(k)]
-    if isinstance(schedules, dict):
-        schedules = [schedules]
-    own = [_kind(schedule['type']) for schedule in schedules or []]
+    own = [_kind(schedule['type']) for schedule in schedules]
     if before and own != found:
         raise InputError(
             f'checkpoint {name}: expected the state of the schedules of this '
             f'run, param_scheduler={own}, got that of {found}; to start '
             'from its weights alone use --cfg-options load_from=FILE'
         )
+    if not hasattr(wrapper, 'optimizer'):
+        return  # several, each with schedules of its own
+    states = content.get('param_schedulers', [])
+    if not isinstance(states, list) or len(states) != len(schedules):
+        raise InputError(
+            f'checkpoint {name}: expected param_schedulers, the state of the '
+            f'{len(schedules)} schedules of this run, got {len(states)}; to '
+            'start from its weights alone use --cfg-options load_from=FILE'
+        )
+    for number, (settings, state) in enumerate(zip(schedules, states)):
+        _check_schedule(settings, state, number, wrapper, name)
+
+
+def _check_schedule(
+    settings: dict,
+    state: dict,
+    number: int,
+    wrapper: 'OptimWrapper',
+    name: str,
+) -> None:
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    # Where the run ends makes no difference here.
+    options = dict(optimizer=wrapper, epoch_length=1)
+    settings = {'end': 10**6, **settings}
+    own = PARAM_SCHEDULERS.build(settings, default_args=options).state_dict()
+    place = f'param_schedulers.{number}'
+    if state.keys() != own.keys():
+        raise InputError(
+            f'checkpoint {name}: expected {place} with '
+            f'{", ".join(sorted(own))}, got one with '
+            f'{", ".join(sorted(map(str, state)))}'
+        )
+    for key, value in own.items():
+        _check_like(value, state[key], f'{place}.{key}', name)
+    if state['param_name'] != own['param_name']:
+        raise InputError(
+            f'checkpoint {name}: expected {place}.param_name '
+            f'{own["param_name"]}, got {state["param_name"]!r:.60}'
+        )
+
+
+def _check_like(own: object, found: object, place: str, name: str) -> None:
+    """Numbers stay numbers, and as many of them; whatever they are."""
+    if isinstance(own, bool) or own is None:
+        fits = isinstance(found, bool | int | float | str | None)
+        expected = 'True, False or None'
+    elif isinstance(own, list | tuple) and own:
+        fits = isinstance(found, list | tuple) and len(found) == len(own)
+        for one, other in zip(own, found) if fits else ():
+            _check_like(one, other, place, name)
+        expected = f'{len(own)} entries'
+    elif hasattr(own, '__float__'):
+        fits = _is_number(found, like=float(own))
+        expected = 'a finite number' + ' of 0 or more' * (own >= 0)
+    else:
+        kind = dict if isinstance(own, dict) else type(own)
+        fits = isinstance(found, kind)
+        expected = f'a {kind.__name__}'
+    if not fits:
+        raise InputError(
+            f'checkpoint {name}: expected {place}, {expected}, got '
+            f'{" ".join(repr(found).split()):.60}'
+        )
+
+
+def _is_number(value: object, like: float) -> bool:
+    """Infinite or negative only where another one is."""
+    if not hasattr(value, '__float__') or getattr(value, 'size', 1) == 0:
+        return False
+    if isinstance(value, Tensor) and value.numel() != 1:
+        return False
+    value = float(value)
+    return (math.isfinite(value) or not math.isfinite(like)) and (
+        value >= 0 or like < 0
+    )
+
+
+def check_average(content: dict, model: 'nn.Module', name: str) -> None:
+    """Make sure that averaged weights are those of the network.
+
+    Args:
+        content (dict): a checkpoint that passed ``check_resumable``.
+        model (nn.Module): the network.
+        name (str): of the checkpoint, for the error message.
+
+    Raises:
+        InputError: other shapes, of which MMEngine would only warn, or
+            weights that are not finite.
+    """
+    average = content.get('ema_state_dict', {})
+    tensors = {k: v for k, v in average.items() if isinstance(v, Tensor)}
+    own = model.state_dict()
+    for key, value in tensors.items():
+        wanted = own.get(key.removeprefix('module.'), value)
+        if wanted.shape != value.shape:
+            raise InputError(
+                f'checkpoint {name}: expected ema_state_dict.{key} of shape '
+                f'{tuple(wanted.shape)}, got {tuple(value.shape)}'
+            )
+    check_finite(tensors, f'checkpoint {name}: ema_state_dict')
 
 
 def _kind(name: object) -> str:

@@ -19,6 +19,7 @@ from mmrfa.engine.naming import naming
 from mmrfa.engine.parts import check_parts
 from mmrfa.engine.resuming import (
     STOPPING,
+    check_average,
     check_optimizer_state,
     check_schedule_state,
     find_whole_checkpoint,
@@ -148,12 +149,13 @@ class Checked:
                 check_resumable(content, path)
                 self.seed = content['meta'].get('seed')
                 self._note_inexact(config, content)
-                schedules = config.get('param_scheduler')
-                check_schedule_state(content, schedules, path)
             if resume or not train:
                 check_fits(content, model, path)
+            if resume:
+                check_average(content, model, path)
                 check_optimizer_state(content, optim_wrapper, path)
-            else:
+                check_schedule_state(content, config, optim_wrapper, path)
+            if train and not resume:
                 check_fits_somewhere(content, model, path)
         if train and not self.resume_from:
             check_pretrained(model, reader)

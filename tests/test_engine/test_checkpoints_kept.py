@@ -1,6 +1,7 @@
 """A whole checkpoint is there at every moment, and is found again."""
 
 import copy
+import math
 import os
 import resource
 import shutil
@@ -9,6 +10,8 @@ import signal
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
 
 from mmrfa.checkpoints import writing
 from mmrfa.checkpoints.mmengine_loaders import ReadAhead
@@ -17,6 +20,9 @@ from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
 from mmrfa.engine.lock import lock_work_dir
 from mmrfa.engine.resuming import (
     changes,
+    check_average,
+    check_optimizer_state,
+    check_schedule_state,
     find_whole_checkpoint,
     inexact_parts,
 )
@@ -232,6 +238,7 @@ def test_state_of_other_parts_is_refused(sample_root, tmp_path) -> None:
         return dict(content['message_hub'], runtime_info=info)
 
     nan = torch.tensor(float('nan'))
+    resumed = dict(content['message_hub'], resumed_keys=dict(epoch='x'))
     for key, value, match in (
         ('optim_wrapper.optimizer', dict(type='SGD', lr=0.1), 'state of SGD'),
         ('param_scheduler', [], r"schedules .*\[\], got that of \['PolyLR'\]"),
@@ -248,7 +255,10 @@ def test_state_of_other_parts_is_refused(sample_root, tmp_path) -> None:
         ('param_schedulers', [3], 'param_schedulers'),
         ('ema_state_dict', 3, 'ema_state_dict'),
         ('early_stopping', [3], 'early_stopping'),
+        ('early_stopping', [dict(count='x')], 'early_stopping'),
         ('batch_sizes', dict(a=3), 'batch_sizes'),
+        ('batch_sizes', dict(a=dict(_input_size='x', b=[0])), 'batch_sizes'),
+        ('message_hub', resumed, 'message_hub.resumed_keys'),
         ('meta', dict(meta, iter=-4), 'meta.epoch and meta.iter'),
         ('meta', dict(meta, seed='x'), 'meta.seed'),
         ('message_hub', hub(best_score='x'), 'best_score'),
@@ -273,6 +283,54 @@ def test_state_of_other_parts_is_refused(sample_root, tmp_path) -> None:
     named = r'optimizer.state.0.exp_avg of shape \(.*got \(3,\)'
     with pytest.raises(InputError, match=named):
         train(segmentation(sample_root, tmp_path, end=4), resume=True)
+
+
+@pytest.mark.parametrize(
+    ('place', 'value', 'named'),
+    [
+        ('optimizer.state.0.exp_avg', 'x', 'of numbers'),
+        ('optimizer.param_groups.0.lr', -1, 'a finite number of 0 or more'),
+        ('optimizer.param_groups.0.betas', [0.9], '2 entries'),
+        ('optimizer.param_groups.0.eps', math.nan, 'a finite number'),
+        ('optimizer.param_groups.0.amsgrad', [], 'True, False or None'),
+        ('param_schedulers', [], 'the state of the 1 schedules'),
+        ('param_schedulers.0', dict(step=3), 'with _global_step'),
+        ('param_schedulers.0.param_name', 'x', 'lr, got'),
+        ('param_schedulers.0.last_step', 'x', 'a finite number'),
+        ('param_schedulers.0.base_values', [0.1, 0.2], '1 entries'),
+        ('ema_state_dict.weight', torch.zeros(2), r'of shape \(1, 1\)'),
+    ],
+)
+def test_state_that_no_run_can_go_on_from(place, value, named) -> None:
+    """What torch and MMEngine would take, or say in a traceback."""
+    model = torch.nn.Linear(1, 1)
+    wrapper = build_optim_wrapper(model, dict(optimizer=dict(type='AdamW')))
+    schedule = dict(type='PolyLR', by_epoch=False, end=6)
+    config = Config(dict(param_scheduler=schedule))
+    of_run = PARAM_SCHEDULERS.build(dict(schedule, optimizer=wrapper))
+    model(torch.ones(1, 1)).sum().backward()
+    wrapper.step()
+    of_run.step()
+    content = dict(
+        meta={},
+        optimizer=wrapper.state_dict(),
+        param_schedulers=[of_run.state_dict()],
+        ema_state_dict=model.state_dict(),
+    )
+
+    def check(content: dict) -> None:
+        check_average(content, model, 'a.pth')
+        check_optimizer_state(content, wrapper, 'a.pth')
+        check_schedule_state(content, config, wrapper, 'a.pth')
+
+    check(content)
+    damaged = part = copy.deepcopy(content)
+    *outer, last = (int(p) if p.isdecimal() else p for p in place.split('.'))
+    for entry in outer:
+        part = part[entry]
+    part[last] = value
+    with pytest.raises(InputError, match=f'expected {place}.*{named}'):
+        check(damaged)
 
 
 def test_what_does_not_resume_exactly_is_named() -> None:
