@@ -75,6 +75,8 @@ def look_at_mask(
         tuple[Counter, list[str]]: pixels of each number; what is wrong.
     """
     try:
+        if not Path(path).is_file():
+            return Counter(), ['mask: no such file, or a folder or pipe']
         with Image.open(path) as file:
             numbers = np.asarray(file)
     except Exception as error:

@@ -1,6 +1,7 @@
 """tools/misc/check_data.py names every file that is not as it should be."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from mmrfa.datasets.inspection import (
     look_at_boxes,
     look_at_coco,
     look_at_image,
+    look_at_mask,
 )
 
 from .tool_calls import TINY_SEG, error_of
@@ -108,3 +110,30 @@ def test_flat_but_whole(tmp_path) -> None:
     """An image of one colour is no half image."""
     Image.new('RGB', (64, 64), 'white').save(tmp_path / 'a.png')
     assert look_at_image(str(tmp_path / 'a.png'))[1] == []
+
+
+def test_a_mask_that_is_a_pipe(tmp_path) -> None:
+    """Reading it would wait for ever."""
+    os.mkfifo(tmp_path / 'pipe.png')
+    counts, (wrong,) = look_at_mask(str(tmp_path / 'pipe.png'), None, 4)
+    assert not counts and 'or a folder or pipe' in wrong
+
+
+def test_wrong_options(call, capsys, data, monkeypatch) -> None:
+    monkeypatch.setenv('MMRFA_DATA_ROOT', str(data))
+    images = data / VOC / 'JPEGImages'
+    (name, *_), split = sorted(images.iterdir()), 'train_dataloader.dataset'
+    listed = data / VOC / 'ImageSets/Segmentation/train.txt'
+    listed.write_text(f'{name.stem}\n{name.stem}\n')  # is suspicious
+    before = name.read_bytes()
+    file = data / 'file'
+    file.touch()
+    for options, expected in (
+        (['--show-dir', images], 'expected another file to write'),
+        (['--show-dir', file], 'file is not a folder'),
+        (['--cfg-options', 'train_dataloader=1'], 'train_dataloader cannot'),
+        (['--cfg-options', f'{split}.data_prefix=1'], 'train_dataloader can'),
+    ):
+        status = call('misc/check_data.py', TINY_SEG, *options)
+        assert expected in error_of(status, capsys.readouterr().err)
+    assert name.read_bytes() == before

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from mmrfa.checkpoints.writing import check_target
 from mmrfa.datasets.data_root import LOADERS, check_data_roots, leaves
 from mmrfa.datasets.inspection import (
     look_at_boxes,
@@ -12,8 +13,10 @@ from mmrfa.datasets.inspection import (
     look_at_image,
     look_at_mask,
 )
+from mmrfa.deploy.files import check_folder
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
 from mmrfa.engine.config import import_scope, load_config
+from mmrfa.engine.naming import naming
 from mmrfa.errors import InputError
 
 
@@ -31,9 +34,13 @@ def main(argv: list[str] | None = None) -> None:
         help='write the suspicious images to this folder, small',
     )
     args = parse_args(parser, argv)
+    if args.show_dir is not None:
+        check_folder(Path(args.show_dir))
     config = load_config(args.config, args.cfg_options)
     import_scope(config)
-    check_data_roots(config)
+    for loader in LOADERS:
+        with naming(config, loader, 'cannot be read'):
+            check_data_roots(config, [loader])
     found, seen = 0, set()
     for loader in LOADERS:
         for settings in leaves((config.get(loader) or {}).get('dataset')):
@@ -57,6 +64,10 @@ def check(loader: str, settings: dict, show_dir: str | None) -> int:
 
     Returns:
         int: how many files are suspicious.
+
+    Raises:
+        InputError: it cannot be built, or a picture would take the place of
+            an image.
     """
     from mmengine.registry import DATASETS
     from mmengine.utils import ProgressBar
@@ -75,6 +86,9 @@ def check(loader: str, settings: dict, show_dir: str | None) -> int:
             f'{loader}: cannot be read: {"; ".join(lines)}'
         ) from (error)
     classes = dataset.metainfo.get('classes') or ()
+    for index in range(len(dataset)) if show_dir else ():
+        path = dataset.get_data_info(index)['img_path']
+        check_target(path, small(path, show_dir))
     shares, sizes, names = Counter(), Counter(), Counter()
     bar = ProgressBar(len(dataset), file=sys.stderr)
     for index in range(len(dataset)):
@@ -101,11 +115,16 @@ def check(loader: str, settings: dict, show_dir: str | None) -> int:
         if wrong:
             suspicious.setdefault(path, []).extend(wrong)
             if show_dir and pixels is not None:
-                save_small(pixels, Path(show_dir) / f'{Path(path).stem}.jpg')
+                save_small(pixels, small(path, show_dir))
         bar.update()
     print(file=sys.stderr)
     report(loader, len(dataset), classes, shares, sizes, suspicious)
     return len(suspicious)
+
+
+def small(path: str, folder: str) -> Path:
+    """Where the small picture of an image goes."""
+    return Path(folder) / f'{Path(path).stem}.jpg'
 
 
 def save_small(pixels, target: Path) -> None:
