@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 try:
+    from mmrfa.checkpoints.writing import check_target
     from mmrfa.deploy.description import INPUT, describe
     from mmrfa.deploy.export import FORMATS, export
     from mmrfa.deploy.exported import load_any
@@ -95,8 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f'--out: expected a name that ends in {suffix}, got {target}'
         )
-    if target.is_dir():
-        raise InputError(f'--out: expected a file, got the folder {target}')
+    check_target(args.checkpoint, target)
     check_folder(target.parent)
 
     images = None if args.int8 is None else Source(args.int8)

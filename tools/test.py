@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 try:
+    from mmrfa.checkpoints.writing import check_target
+    from mmrfa.deploy.files import check_folder
     from mmrfa.engine.cli import add_run_arguments, parse_args, run_tool
     from mmrfa.engine.config import load_config, set_work_dir
     from mmrfa.engine.run import build_runner
@@ -62,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     set_work_dir(config, args.work_dir)
     config.load_from, config.resume = args.checkpoint, False
     if args.out is not None:
+        check_target(args.checkpoint, args.out)
+        check_folder(Path(args.out).parent)
         dump_predictions(config, args.out)
     if args.show or args.show_dir is not None:
         draw_predictions(config, args)
@@ -101,7 +105,8 @@ def draw_predictions(config, args: argparse.Namespace) -> None:
         args (Namespace): ``show``, ``show_dir`` and ``wait_time``.
 
     Raises:
-        InputError: no such hook in the package of the config.
+        InputError: no such hook in the package of the config, or no folder
+            to write to.
     """
     if _scope(config) not in DRAWING:
         raise InputError(
@@ -114,6 +119,7 @@ def draw_predictions(config, args: argparse.Namespace) -> None:
     options['interval'] = 1
     options['enable' if kind == 'VisualizationHook' else 'draw'] = True
     if args.show_dir is not None:
+        check_folder(Path(args.show_dir))
         target = str(Path(args.show_dir).absolute())
         if folder is None:
             config.merge_from_dict({'visualizer.save_dir': target})

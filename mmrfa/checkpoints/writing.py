@@ -19,8 +19,8 @@ def check_target(source: str | Path, target: str | Path) -> None:
         target (str | Path): file to write.
 
     Raises:
-        InputError: both are one file, or the target is a folder or below a
-            file.
+        InputError: both are one file, or the target is a folder, a pipe or
+            a device, or below a file.
     """
     target = Path(target)
     if target.exists() and os.path.realpath(target) == os.path.realpath(
@@ -30,8 +30,9 @@ def check_target(source: str | Path, target: str | Path) -> None:
             f'{target}: expected another file to write than the one to read, '
             'got the same'
         )
-    if target.is_dir():
-        raise InputError(f'{target}: expected a file to write, got a folder')
+    if target.exists() and not target.is_file():
+        kind = 'folder' if target.is_dir() else 'pipe or device'
+        raise InputError(f'{target}: expected a file to write, got a {kind}')
     parent = next(folder for folder in target.parents if folder.exists())
     if not parent.is_dir():
         raise InputError(f'{target}: {parent} is not a folder')

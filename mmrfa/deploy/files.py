@@ -73,6 +73,9 @@ def check_folder(folder: Path) -> None:
         InputError: it, or what it would lie in, is no folder, or may not be
             written.
     """
+    for part in (folder, *folder.parents):
+        if part.is_symlink() and not part.exists():
+            raise InputError(f'{folder}: {part} is a dangling link')
     found = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not found.is_dir():
         raise InputError(f'{folder}: {found} is not a folder')

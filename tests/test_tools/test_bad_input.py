@@ -218,6 +218,27 @@ def test_options_of_test(fails, trained) -> None:
     assert 'default_scope mmseg' in line
 
 
+def test_outputs_of_test(fails, trained, tmp_path) -> None:
+    """Before the test, not behind hours of it."""
+    kept = tmp_path / 'net.pkl'
+    kept.write_bytes((trained / 'iter_6.pth').read_bytes())
+    (tmp_path / 'folder.pkl').mkdir()
+    (tmp_path / 'link').symlink_to('nowhere')
+    os.mkfifo(tmp_path / 'pipe.pkl')
+    for option, name, expected in (
+        ('--out', 'net.pkl', 'net.pkl: expected another file to write'),
+        ('--out', 'folder.pkl', 'expected a file to write, got a folder'),
+        ('--out', 'pipe.pkl', 'expected a file to write, got a pipe'),
+        ('--out', 'net.pkl/a.pkl', 'net.pkl is not a folder'),
+        ('--out', 'link/a.pkl', 'link is a dangling link'),
+        ('--show-dir', 'net.pkl', 'net.pkl is not a folder'),
+        ('--show-dir', 'link/a', 'link is a dangling link'),
+    ):
+        line = fails('test.py', TINY_SEG, kept, option, tmp_path / name)
+        assert expected in line
+    assert kept.read_bytes() == (trained / 'iter_6.pth').read_bytes()
+
+
 def test_tta_needs_a_config_for_it(call, capsys, trained, tmp_path) -> None:
     text = TINY_SEG.read_text()
     config = tmp_path / 'no_tta.py'

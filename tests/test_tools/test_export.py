@@ -257,6 +257,11 @@ def test_options_that_do_not_fit(fails, tmp_path):
     assert 'is not a folder' in line
 
 
+def test_the_checkpoint_is_not_replaced(fails, tmp_path):
+    line = fails(checkpoint=tmp_path / 'net.pt2')
+    assert 'net.pt2: expected another file to write' in line
+
+
 def test_difference_by_hand():
     wanted = (torch.tensor([1.0, -4.0]), torch.tensor([2.0]))
     got = [torch.tensor([1.2, -4.0]), torch.tensor([2.1])]
