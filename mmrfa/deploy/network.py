@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 from mmrfa.checkpoints.fit import check_fits
 from mmrfa.checkpoints.reading import load_checkpoint_file
 from mmrfa.engine.config import import_scope
+from mmrfa.engine.naming import naming
 from mmrfa.engine.run import build_model
+from mmrfa.engine.settings import check_settings
 from mmrfa.errors import InputError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import device, nn
 
+DATASET = 'test_dataloader.dataset'
 # What may differ between two configs of one network.
 _FREE = ('train_cfg', 'test_cfg', 'init_cfg', 'pretrained')
 
@@ -54,6 +57,7 @@ def build_network(config: 'Config') -> 'nn.Module':
         InputError: something in the config.
     """
     import_scope(config)
+    check_settings(config)
     before = fingerprint(config)  # building adds to the config
     model = build_model(config).eval()
     model.fingerprint = before
@@ -113,7 +117,7 @@ def fingerprint(config: 'Config') -> str:
             return [plain(part) for part in node]
         return node
 
-    text = json.dumps(plain(config.model), default=str)
+    text = json.dumps(plain(config.get('model')), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -126,19 +130,31 @@ def dataset_meta(config: 'Config') -> dict:
     Returns:
         dict: of ``classes`` (list[str]) and ``palette`` (list[list[int]], RGB
         0 to 255) what the config or its data set knows.
+
+    Raises:
+        InputError: in the config, something else.
     """
+    from mmengine.fileio import list_from_file
     from mmengine.registry import DATASETS
 
     dataset = test_dataset(config)
     kind = DATASETS.get(str(dataset.get('type')))
     meta = dict(getattr(kind, 'METAINFO', {}))
-    meta.update(dataset.get('metainfo') or {})
+    with naming(config, f'{DATASET}.metainfo', 'cannot be read'):
+        meta.update(dataset.get('metainfo') or {})
+        classes = meta.get('classes')
+        if isinstance(classes, str):  # a file with a name on each line
+            meta['classes'] = list_from_file(classes)
+        elif not isinstance(classes, list | tuple | None):
+            raise TypeError(f'classes: expected a list, got {classes!r}')
     return {k: meta[k] for k in ('classes', 'palette') if meta.get(k)}
 
 
 def test_dataset(config: 'Config') -> dict:
     """The test data set of a config, out of its wrappers; {} if none."""
-    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset or 'datasets' in dataset:
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
-    return dataset
+    with naming(config, DATASET, 'cannot be read'):
+        dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
+        while 'dataset' in dataset or 'datasets' in dataset:
+            dataset = dataset.get('dataset') or dataset['datasets'][0]
+        dataset.keys()  # of a dict
+        return dataset

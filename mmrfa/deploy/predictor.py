@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmrfa.deploy.network import test_dataset
 from mmrfa.deploy.sources import Frame
+from mmrfa.engine.naming import naming
 from mmrfa.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     from mmengine.config import Config
     from torch import nn
+
+PIPELINE = 'test_dataloader.dataset.pipeline'
 
 
 class Prediction(NamedTuple):
@@ -40,7 +43,8 @@ class Predictor:
         model (nn.Module): its network, filled, on the device to use.
 
     Raises:
-        InputError: the config has no pipeline for test images.
+        InputError: the config has no pipeline for test images, or one that
+            cannot be built.
     """
 
     def __init__(self, config: 'Config', model: 'nn.Module') -> None:
@@ -60,8 +64,13 @@ class Predictor:
 
         # Names the file that is not a whole image.
         load = dict(steps[0], backend_args=dict(backend='checked'))
-        self.load, self.prepare = Compose([load]), Compose(steps[1:])
-        self.model = model
+        with naming(config, PIPELINE):
+            self.load, self.prepare = Compose([load]), Compose(steps[1:])
+        self.model, self.config = model, config
+        self.places = {
+            id(module): f'model.{name}'.rstrip('.')
+            for name, module in model.named_modules()
+        }
 
     def __call__(
         self, frames: Iterable[Frame], batch_size: int = 1
@@ -77,6 +86,9 @@ class Predictor:
 
         Yields:
             Prediction: one an image.
+
+        Raises:
+            InputError: the pipeline or the network fails on an image.
         """
         batch: list[tuple] = []
         for frame in frames:
@@ -100,22 +112,24 @@ class Predictor:
             makes of it (``inputs`` and ``data_samples``).
 
         Raises:
-            InputError: not a whole image.
+            InputError: not a whole image, or a pipeline that fails on it.
         """
         data = dict(img_path=frame.file, img_id=0)
-        if frame.pixels is None:
-            data = self.load(data)
-        else:
-            size = frame.pixels.shape[:2]
-            data.update(img=frame.pixels, img_shape=size, ori_shape=size)
-        image = data['img']
-        return image, self.prepare(data)
+        with naming(self.config, PIPELINE, f'fails on {frame.file}'):
+            if frame.pixels is None:
+                data = self.load(data)
+            else:
+                size = frame.pixels.shape[:2]
+                data.update(img=frame.pixels, img_shape=size, ori_shape=size)
+            image = data['img']
+            return image, self.prepare(data)
 
     def _run(self, batch: list[tuple]) -> Iterator[Prediction]:
         import torch
         from mmengine.dataset import pseudo_collate
 
-        with torch.no_grad():
+        what = f'fails on {batch[0][0].file}'
+        with naming(self.config, 'model', what, self.places), torch.no_grad():
             samples = self.model.test_step(
                 pseudo_collate([data for *_, data in batch])
             )

@@ -193,3 +193,29 @@ def test_what_is_read_is_not_replaced(
     line = error_of(status, capsys.readouterr().err)
     assert '--out: expected a folder apart from the input' in line
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ('option', 'named'),
+    [
+        ('test_dataloader.dataset=1', 'test_dataloader.dataset cannot'),
+        ('test_dataloader.dataset.metainfo=1', 'dataset.metainfo cannot'),
+        ('test_dataloader.dataset.metainfo.classes=3', 'classes: expected a'),
+        ('test_dataloader.dataset.pipeline.1.type=x', 'pipeline[1] cannot'),
+        ('test_dataloader.dataset.pipeline.1.scale=1e9', 'pipeline fails on'),
+        ('model=None', 'expected a model'),
+        ('model.data_preprocessor.std=[0,0,0]', 'std.0: expected a number'),
+        ('model.test_cfg=None', 'model fails on'),
+    ],
+)
+def test_what_a_config_says_wrongly(
+    call, seg_checkpoint, photos, tmp_path, capsys, option, named
+):
+    out = tmp_path / 'out'
+    status = call(
+        'predict.py', SEG, seg_checkpoint, photos, '--out', out, '--device',
+        'cpu', '--cfg-options', option,
+    )  # fmt: skip
+    line = error_of(status, capsys.readouterr().err)
+    assert f'config {SEG}: ' in line and named in line
+    assert not out.exists()
