@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmrfa.engine.config import check_folder
 from mmrfa.errors import InputError
 
 CLASSES = ('background', 'ball', 'book', 'kite')
@@ -42,6 +43,7 @@ COCO_CATEGORIES = {
     85: 'clock', 86: 'vase', 87: 'scissors', 88: 'teddy bear',
     89: 'hair drier', 90: 'toothbrush',
 }  # fmt: skip
+PARTS = 'VOCdevkit/VOC2012', 'coco'  # of the data root
 COCO_ID = {1: 37, 2: 84, 3: 38}  # mask label -> COCO category
 
 # Mean colour of each class; every object strays from it by its own amount.
@@ -71,7 +73,8 @@ def write_sample(
         configurations run on the sample.
 
     Raises:
-        InputError: A count below 1, or a size below 32.
+        InputError: A count below 1, a size below 32, a place for no folder,
+            or images in the place of the sample that are not of one.
     """
     if num_train < 1 or num_val < 1:
         raise InputError(
@@ -81,6 +84,9 @@ def write_sample(
     if size < 32:
         raise InputError(f'sample images are at least 32 pixels, got {size}')
     out = Path(out)
+    check_folder(str(out), 'data root')
+    for part in PARTS:
+        _check_replaceable(out / part)
     out.mkdir(parents=True, exist_ok=True)
     # Written aside and then moved: a run cut short leaves no half data set.
     with tempfile.TemporaryDirectory(dir=out, prefix='.sample-') as scratch:
@@ -92,11 +98,22 @@ def write_sample(
             scenes = {i: draw_scene(rng, size) for i in numbers}
             _write_voc(scratch / 'VOCdevkit/VOC2012', split, scenes)
             _write_coco(scratch / 'coco', split, scenes)
-        for part in ('VOCdevkit/VOC2012', 'coco'):
+        for part in PARTS:
             shutil.rmtree(out / part, ignore_errors=True)
             (out / part).parent.mkdir(parents=True, exist_ok=True)
             os.replace(scratch / part, out / part)
     return out
+
+
+def _check_replaceable(folder: Path) -> None:
+    """The real data have the same place; they take days to fetch again."""
+    for path in folder.rglob('*.jpg'):
+        if not path.name.startswith('sample_'):
+            raise InputError(
+                f'{folder}: expected nothing, or an earlier sample to '
+                f'replace, got images of others ({path.name}); write the '
+                'sample elsewhere'
+            )
 
 
 def draw_scene(

@@ -15,6 +15,7 @@ from mmrfa.datasets.sample import (
     COCO_ID,
     write_sample,
 )
+from mmrfa.errors import InputError
 
 REPO = Path(__file__).resolve().parents[2]
 TOOL = REPO / 'tools/dataset_converters/make_sample.py'
@@ -130,6 +131,18 @@ def test_replaces_its_own_folders_only(tmp_path):
     assert len(names(tmp_path, 'train')) == 2
     assert len(list((tmp_path / 'coco/train2017').iterdir())) == 2
     assert not list(tmp_path.glob('.sample-*'))
+
+
+@pytest.mark.parametrize('part', ['VOCdevkit/VOC2012/JPEGImages', 'coco/a'])
+def test_real_data_in_its_place_are_kept(tmp_path, part):
+    real = tmp_path / part / '2007_000027.jpg'
+    real.parent.mkdir(parents=True)
+    real.touch()
+    with pytest.raises(InputError, match='got images of others .2007_000027'):
+        write_sample(tmp_path, 1, 1)
+    assert real.exists()
+    with pytest.raises(InputError, match='data root .* is not a folder'):
+        write_sample(real, 1, 1)
 
 
 def test_colours_do_not_give_the_class_away_alone(sample_root):
