@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 try:
+    from mmrfa.deploy.files import check_folder
     from mmrfa.engine.cli import parse_args, run_tool
     from mmrfa.engine.lock import lock_work_dir
     from mmrfa.errors import InputError
@@ -119,6 +120,15 @@ def main(argv: list[str] | None = None) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise InputError(f'--{name}: expected at least 1, got {value}')
+    if args.gpus < 0:
+        raise InputError(f'--gpus: expected 0 or more, got {args.gpus}')
+    for piece in args.cfg_options:
+        if not piece.partition('=')[0] or '=' not in piece:
+            raise InputError(
+                f'--cfg-options: expected KEY=VALUE pieces, got {piece}'
+            )
+    for folder in (args.work_dir, args.results):
+        check_folder(Path(folder))
     configs = config_files(ROOT)
     studies = [find_study(name, configs) for name in args.studies]
     jobs = by_seeds(

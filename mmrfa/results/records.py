@@ -100,7 +100,8 @@ def read_records(folder: Path) -> list[Record]:
     if not path.is_file():
         return []
     names = [field.name for field in fields(Record)]
-    with path.open(encoding='utf-8', newline='') as file:
+    # What is no UTF-8 is in no name of ours.
+    with path.open(encoding='utf-8', errors='replace', newline='') as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != names:
             raise InputError(

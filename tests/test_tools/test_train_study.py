@@ -23,7 +23,7 @@ from mmrfa.results.records import (
 )
 from mmrfa.results.studies import Form, Study
 
-from .tool_calls import TINY_SEG, environment, load_tool
+from .tool_calls import TINY_SEG, environment, error_of, load_tool
 
 FORM = 'RFAConv neutral'
 OPTIONS = {'model.backbone.attention_conv.start': 'neutral'}
@@ -88,3 +88,18 @@ def test_stopped_and_started_again(queue, tmp_path):
     assert record.params == parameters(net)
     checkpoint = job.work_dir / 'iter_6.pth'
     assert record.checkpoint == sha256(checkpoint.read_bytes()).hexdigest()
+
+
+def test_options_that_cannot_work(call, tmp_path, capsys):
+    """Before a run is started, or none ever is."""
+    file = tmp_path / 'runs.csv'
+    file.write_bytes(b'\xff')
+    for options, words in (
+        (['--gpus', -1], '--gpus: expected 0 or more'),
+        (['--work-dir', file], 'runs.csv is not a folder'),
+        (['--results', file], 'runs.csv is not a folder'),
+        (['--results', tmp_path], 'runs.csv: expected'),
+        (['--cfg-options', 'junk'], '--cfg-options: expected KEY=VALUE'),
+    ):
+        status = call('train_study.py', 'camvid', *options)
+        assert words in error_of(status, capsys.readouterr().err)
