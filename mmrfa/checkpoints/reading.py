@@ -108,6 +108,8 @@ def load_predictions(path: str | Path) -> object:
         return read_pickle(path)
 
     expected = 'expected a file of tools/test.py --out'
+    if not Path(path).is_file():
+        raise InputError(f'predictions {path}: {expected}, found none')
     return _read(read, f'predictions {path}', expected)
 
 

@@ -1,6 +1,7 @@
 """Curves and predictions as pictures: what the tools read, and refuse."""
 
 import json
+import os
 import pickle
 from functools import partial
 
@@ -49,6 +50,38 @@ def test_damaged_logs_are_named(curves, log, capsys):
     assert 'found 1 logs without any' in line
 
 
+@pytest.mark.parametrize(
+    'line',
+    ['{"loss": 1.0}', '{"loss": {}, "step": 3}', '{"loss": 1, "step": "x"}',
+     f'{{"loss": 1, "step": 1{"0" * 400}}}'],
+)  # fmt: skip
+def test_what_is_no_number_is_not_drawn(curves, log, line):
+    log.write_text(f'{line}\n{log.read_text()}')
+    assert curves() == 0
+
+
+def test_logs_and_pictures_that_are_no_files(
+    call, curves, log, tmp_path, capsys
+):
+    log.write_text('[' * 10**5 + '\n{}')
+    line = error_of(curves(), capsys.readouterr().err)
+    assert f'{log}: expected JSON in line 1' in line
+    log.unlink()
+    os.mkfifo(log)
+    line = error_of(curves(), capsys.readouterr().err)
+    assert f'{log}: expected a file' in line
+    (tmp_path / 'folder.png').mkdir()
+    for name, expected in (
+        ('a.xyz', 'ends in .png'),
+        ('folder.png', 'ends in .png'),
+    ):
+        status = call(
+            'analysis_tools/plot_curves.py', tmp_path / 'run', '--out',
+            tmp_path / name,
+        )  # fmt: skip
+        assert expected in error_of(status, capsys.readouterr().err)
+
+
 @pytest.fixture
 def show(call, tmp_path):
     tool = 'analysis_tools/show_predictions.py'
@@ -90,6 +123,45 @@ def test_bad_predictions_are_one_line(show, capsys):
     ):
         status = show('--cfg-options', option)
         assert words in error_of(status, capsys.readouterr().err)
+
+
+def test_predictions_that_are_no_labels(show, tmp_path, capsys):
+    image = tmp_path / 'photo.png'
+    Image.new('RGB', (16, 12)).save(image)
+    os.mkfifo(tmp_path / 'pipe.png')
+    good = dict(data=np.zeros((1, 12, 16), int))
+    result = dict(
+        img_path=str(image), gt_sem_seg=good, pred_sem_seg=dict(good)
+    )
+    for key, value, words in (
+        ('img_path', 3, 'expected the image 3'),
+        ('img_path', str(tmp_path / 'pipe.png'), 'pipe.png, got: no file'),
+        ('gt_sem_seg', 3, 'expected gt_sem_seg of labels'),
+        ('gt_sem_seg', dict(data=None), 'expected gt_sem_seg of labels'),
+        ('pred_sem_seg', dict(data=np.zeros((2, 3, 4))), 'pred_sem_seg of'),
+        ('pred_sem_seg', dict(data=np.full((2, 2), 999)), 'pred_sem_seg of'),
+    ):
+        status = show(content=pickle.dumps([{**result, key: value}]))
+        assert words in error_of(status, capsys.readouterr().err)
+    status = show('--num', 0)
+    assert '--num: expected 1' in error_of(status, capsys.readouterr().err)
+
+
+def test_photographs_are_not_replaced(show, tmp_path, capsys):
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    Image.new('RGB', (16, 12)).save(folder / 'photo.png')
+    before = (folder / 'photo.png').read_bytes()
+    labels = dict(data=np.zeros((1, 12, 16), int))
+    result = dict(
+        img_path=str(folder / 'photo.png'),
+        gt_sem_seg=labels,
+        pred_sem_seg=labels,
+    )
+    status = show(content=pickle.dumps([result]))
+    line = error_of(status, capsys.readouterr().err)
+    assert 'photo.png: expected another file to write' in line
+    assert (folder / 'photo.png').read_bytes() == before
 
 
 def test_missing_photographs_are_named(show, capsys):

@@ -5,8 +5,12 @@ import json
 import sys
 from pathlib import Path
 
+from mmrfa.deploy.files import check_folder
 from mmrfa.engine.cli import parse_args, run_tool
 from mmrfa.errors import InputError
+
+# Of what matplotlib draws.
+SUFFIXES = '.png .jpg .jpeg .pdf .svg .eps .ps .tif .tiff .webp'.split()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,8 +29,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('--out', help='picture (default: WORK_DIR/curves.png)')
     args = parse_args(parser, argv)
-    losses, metrics = read_curves(Path(args.work_dir), args.metrics)
     out = Path(args.out or Path(args.work_dir) / 'curves.png')
+    if out.suffix not in SUFFIXES or out.is_dir():
+        raise InputError(
+            f'--out: expected a file that ends in {", ".join(SUFFIXES)}, got '
+            f'{out}'
+        )
+    losses, metrics = read_curves(Path(args.work_dir), args.metrics)
+    check_folder(out.parent)
+    out.parent.mkdir(parents=True, exist_ok=True)
     draw_curves(losses, metrics, out)
     print(f'curves: {out}')
 
@@ -51,12 +62,9 @@ def read_curves(
     files = sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True)
     for file in files:
         records = _records(file)
-        losses = [(r['step'], r['loss']) for r in records if 'loss' in r]
+        losses = _points(records, 'loss')
         if losses:
-            metrics = {
-                name: [(r['step'], r[name]) for r in records if name in r]
-                for name in wanted
-            }
+            metrics = {name: _points(records, name) for name in wanted}
             return losses, {k: v for k, v in metrics.items() if v}
     raise InputError(
         f'work dir: expected */vis_data/scalars.json with losses in '
@@ -64,13 +72,30 @@ def read_curves(
     )
 
 
+def _points(records: list[dict], name: str) -> list[tuple]:
+    return [
+        (record['step'], record[name])
+        for record in records
+        if _is_number(record.get('step')) and _is_number(record.get(name))
+    ]
+
+
+def _is_number(value: object) -> bool:
+    # Of whole numbers only such that can be drawn.
+    return isinstance(value, float) or (
+        isinstance(value, int) and abs(value) < 2**63
+    )
+
+
 def _records(file: Path) -> list[dict]:
+    if not file.is_file():
+        raise InputError(f'{file}: expected a file, got a folder or pipe')
     lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         try:
             records.append(dict(json.loads(line)))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             if number < len(lines):  # the last one may still be written
                 raise InputError(
                     f'{file}: expected JSON in line {number}, got '

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from mmrfa.checkpoints.reading import load_predictions
+from mmrfa.checkpoints.writing import check_target
+from mmrfa.deploy.files import check_folder
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
 from mmrfa.engine.config import load_config
 from mmrfa.errors import InputError
@@ -30,13 +32,17 @@ def main(argv: list[str] | None = None) -> None:
         '--num', type=int, default=12, help='how many images (default: 12)'
     )
     args = parse_args(parser, argv)
+    if args.num < 1:
+        raise InputError(f'--num: expected 1 or more, got {args.num}')
+    check_folder(Path(args.out))
     classes, palette = names_and_colours(
         load_config(args.config, args.cfg_options)
     )
     results = read_predictions(args.predictions)[: args.num]
     Path(args.out).mkdir(parents=True, exist_ok=True)
     for result in results:
-        name = Path(result['img_path']).stem + '.png'
+        name = Path(str(result['img_path'])).stem + '.png'
+        check_target(str(result['img_path']), Path(args.out) / name)
         draw(result, classes, palette, Path(args.out) / name)
     print(f'{len(results)} pictures: {args.out}')
 
@@ -92,6 +98,36 @@ def read_predictions(path: str) -> list[dict]:
     return results
 
 
+def labels_of(result: dict, key: str) -> np.ndarray:
+    """Take the labels out of a result.
+
+    Args:
+        result (dict): one of :func:`read_predictions`.
+        key (str): ``gt_sem_seg`` or ``pred_sem_seg``.
+
+    Returns:
+        ndarray: (H, W), 0 to 255.
+
+    Raises:
+        InputError: something else is there.
+    """
+    part = result[key]
+    data = part.get('data') if isinstance(part, dict) else part
+    labels = np.asarray(data).reshape(-1, *np.shape(data)[-2:])
+    if (
+        labels.dtype.kind not in 'iu'
+        or labels.ndim != 3
+        or len(labels) != 1
+        or labels.min(initial=0) < 0
+        or labels.max(initial=0) > 255
+    ):
+        raise InputError(
+            f'predictions: expected {key} of labels from 0 to 255 for each '
+            f'pixel of {result["img_path"]}, got others'
+        )
+    return labels[0]
+
+
 def draw(
     result: dict, classes: list[str], palette: list[list[int]], out: Path
 ) -> None:
@@ -104,7 +140,8 @@ def draw(
         out (Path): picture to write.
 
     Raises:
-        InputError: the photograph is not there, or none.
+        InputError: the photograph is not there, or none; or labels that are
+            none.
     """
     import matplotlib
 
@@ -114,12 +151,13 @@ def draw(
     from PIL import Image
 
     truth, prediction = (
-        np.asarray(result[key]['data']).squeeze()
-        for key in ('gt_sem_seg', 'pred_sem_seg')
+        labels_of(result, key) for key in ('gt_sem_seg', 'pred_sem_seg')
     )
     colours = np.full((256, 3), 255, np.uint8)  # white: ignored
     colours[: len(palette)] = palette
     try:
+        if not Path(str(result['img_path'])).is_file():
+            raise FileNotFoundError('no file')
         image = Image.open(result['img_path']).convert('RGB')
     except OSError as error:
         raise InputError(
