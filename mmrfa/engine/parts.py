@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmengine.evaluator import Evaluator
     from mmengine.optim import OptimWrapper
     from torch import nn
+    from torch.optim import Optimizer
     from torch.utils.data import Dataset
 
 # What each stage of a run needs, all or nothing.
@@ -344,6 +345,23 @@ def _check_classes(
             )
 
 
+def _try_step(optimizer: 'Optimizer') -> None:
+    """Step by nothing; some need a closure, or sparse gradients, or a GPU."""
+    import torch
+    from mmengine.device import get_device
+
+    if not type(optimizer).__module__.startswith('torch.optim'):
+        return  # it may have ways of its own
+    one = torch.nn.Parameter(torch.zeros(1, 1, device=get_device()))
+    one.grad = torch.zeros_like(one)
+    kind, (group, *_) = type(optimizer), optimizer.param_groups
+    known = inspect.signature(kind).parameters.keys()
+    defaults = {
+        key: value for key, value in optimizer.defaults.items() if key in known
+    }
+    kind([dict(group, params=[one])], **defaults).step()
+
+
 def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
     import torch
     from mmengine.optim import (
@@ -366,6 +384,8 @@ def _check_optimizer(config: 'Config', model: 'nn.Module') -> object:
             one = torch.nn.Parameter(torch.zeros(1))
             one.grad = torch.zeros(1)
             wrapper.clip_func([one], **wrapper.clip_grad_kwargs)
+    with naming(config, 'optim_wrapper.optimizer', 'cannot step'):
+        _try_step(wrapper.optimizer)
     for group in wrapper.optimizer.param_groups:
         for name, value in group.items():
             if isinstance(value, int | float) and not (

@@ -47,6 +47,8 @@ WRONG = [
     (f'{OPTIMIZER}.lr', -1, 'learning rate: -1'),
     (f'{OPTIMIZER}.lr', 'fast', 'optim_wrapper'),
     (f'{OPTIMIZER}.rate', 1, 'rate'),
+    (OPTIMIZER, dict(type='LBFGS'), 'optimizer cannot step: .*closure'),
+    (OPTIMIZER, dict(type='SparseAdam'), 'optimizer cannot step: .*dense'),
     (
         'optim_wrapper.paramwise_cfg',
         dict(custom_keys=dict(head=dict(lr_mult=-1.0))),
