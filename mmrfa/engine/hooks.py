@@ -114,8 +114,9 @@ def check_visualizer(config: 'Config') -> None:
             known |= {*signature(kind).parameters}
             if unknown := visualizer.keys() - known:
                 raise TypeError(f'unknown arguments {", ".join(unknown)}')
-        if not isinstance(visualizer.get('name', ''), str):
-            raise TypeError(f'name: expected text, got {visualizer["name"]!r}')
+        name = visualizer.get('name', 'visualizer')
+        if not isinstance(name, str) or not name:
+            raise TypeError(f'name: expected text, got {name!r}')
         backends = visualizer.get('vis_backends')
         if backends is None:
             backends = []
