@@ -218,8 +218,7 @@ def _check_numbers(content: dict, name: str) -> None:
             for size in drawn.values()
         ),
         'best_score and lr that are finite numbers': all(
-            hasattr(number, '__float__') and math.isfinite(number)
-            for number in numbers
+            is_finite_number(number) for number in numbers
         ),
     }
     for expected, holds in wanted.items():
@@ -232,6 +231,18 @@ def _check_numbers(content: dict, name: str) -> None:
         if isinstance(value, Tensor)
     }
     check_finite(state, f'checkpoint {name}: optimizer.state')
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether something from a file is one number that can be computed with.
+
+    Args:
+        value (object): a tensor or an array of one entry will do.
+    """
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return False
 
 
 def _is_size(value: object) -> bool:

@@ -155,7 +155,7 @@ def _check_shapes(
         if value is not None and not hasattr(value, '__float__'):
             raise InputError(
                 f'checkpoint {name}: expected optimizer.state.{key}.{what} of '
-                f'numbers, got {value!r:.60}'
+                f'numbers, got {_shown(value)}'
             )
         if found not in ((), (1,), shape):
             raise InputError(
@@ -234,7 +234,7 @@ def _check_schedule(
     if state['param_name'] != own['param_name']:
         raise InputError(
             f'checkpoint {name}: expected {place}.param_name '
-            f'{own["param_name"]}, got {state["param_name"]!r:.60}'
+            f'{own["param_name"]}, got {_shown(state["param_name"])}'
         )
 
 
@@ -249,7 +249,9 @@ def _check_like(own: object, found: object, place: str, name: str) -> None:
             _check_like(one, other, place, name)
         expected = f'{len(own)} entries'
     elif hasattr(own, '__float__'):
-        fits = _is_number(found, like=float(own))
+        fits = not isinstance(found, str | bytes) and _is_number(
+            found, like=float(own)
+        )
         expected = 'a finite number' + ' of 0 or more' * (own >= 0)
     else:
         kind = dict if isinstance(own, dict) else type(own)
@@ -258,20 +260,26 @@ def _check_like(own: object, found: object, place: str, name: str) -> None:
     if not fits:
         raise InputError(
             f'checkpoint {name}: expected {place}, {expected}, got '
-            f'{" ".join(repr(found).split()):.60}'
+            f'{_shown(found)}'
         )
 
 
 def _is_number(value: object, like: float) -> bool:
     """Infinite or negative only where another one is."""
-    if not hasattr(value, '__float__') or getattr(value, 'size', 1) == 0:
+    try:
+        value = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return False
-    if isinstance(value, Tensor) and value.numel() != 1:
-        return False
-    value = float(value)
     return (math.isfinite(value) or not math.isfinite(like)) and (
         value >= 0 or like < 0
     )
+
+
+def _shown(value: object) -> str:
+    try:
+        return ' '.join(repr(value).split())[:60]
+    except ValueError:  # a number of too many digits
+        return f'a strange {type(value).__name__}'
 
 
 def check_average(content: dict, model: 'nn.Module', name: str) -> None:

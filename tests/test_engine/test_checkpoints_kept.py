@@ -262,6 +262,7 @@ def test_state_of_other_parts_is_refused(sample_root, tmp_path) -> None:
         ('meta', dict(meta, iter=-4), 'meta.epoch and meta.iter'),
         ('meta', dict(meta, seed='x'), 'meta.seed'),
         ('message_hub', hub(best_score='x'), 'best_score'),
+        ('message_hub', hub(best_score=10**400), 'best_score'),
         ('message_hub', hub(best_ckpt=3), '.*best_ckpt'),
         # Names of files are made of them, which are removed.
         ('message_hub', hub(keep_ckpt_ids=['../../a', 2]), '.*keep_ckpt_ids'),
@@ -290,6 +291,8 @@ def test_state_of_other_parts_is_refused(sample_root, tmp_path) -> None:
     [
         ('optimizer.state.0.exp_avg', 'x', 'of numbers'),
         ('optimizer.param_groups.0.lr', -1, 'a finite number of 0 or more'),
+        ('optimizer.param_groups.0.lr', 10**400, 'a finite number'),
+        ('optimizer.param_groups.0.lr', torch.ones(2), 'a finite number'),
         ('optimizer.param_groups.0.betas', [0.9], '2 entries'),
         ('optimizer.param_groups.0.eps', math.nan, 'a finite number'),
         ('optimizer.param_groups.0.amsgrad', [], 'True, False or None'),
