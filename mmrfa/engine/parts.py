@@ -189,10 +189,14 @@ def _check_loop(config: 'Config', key: str, stage: str) -> type:
 def _check_counts(config: 'Config', key: str, counts: dict) -> None:
     for name, value in counts.items():
         least = int(name != 'val_begin')
-        if type(value) is not int or value < least:
+        # What is counted to must be a C int.
+        most = 2**31 - 1 if name.startswith('max_') else math.inf
+        if type(value) is not int or not least <= value <= most:
             raise InputError(
                 f'config {config.filename}: {key}.{name}: expected a whole '
                 f'number of {least} or more, got {value!r}'
+                + ', which is too much'
+                * (type(value) is int and value > most)
             )
 
 

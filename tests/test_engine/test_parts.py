@@ -147,6 +147,7 @@ WRONG = [
     ('activation_checkpointing', ['neck'], 'activation_checkpointing'),
     ('auto_scale_lr', dict(enable=True), 'auto_scale_lr: expected a dict'),
     ('load_from', 3, 'load_from: expected a file, got 3'),
+    ('train_cfg.max_iters', 2**63, 'max_iters: expected .* too much'),
     ('visualizer.name', '', 'visualizer cannot be built: .*name: expected'),
     ('log_processor.type', 'NoLog', 'log_processor'),
 ]
