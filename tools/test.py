@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 try:
-    from mmrfa.checkpoints.writing import check_target
-    from mmrfa.deploy.files import check_folder
+    from mmrfa.checkpoints.writing import check_folder, check_target
     from mmrfa.engine.cli import add_run_arguments, parse_args, run_tool
     from mmrfa.engine.config import load_config, set_work_dir
     from mmrfa.engine.run import build_runner

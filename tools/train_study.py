@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 try:
-    from mmrfa.deploy.files import check_folder
+    from mmrfa.checkpoints.writing import check_folder
     from mmrfa.engine.cli import parse_args, run_tool
     from mmrfa.engine.lock import lock_work_dir
     from mmrfa.errors import InputError

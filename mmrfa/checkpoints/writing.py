@@ -4,8 +4,6 @@ import os
 from io import BytesIO
 from pathlib import Path
 
-import torch
-
 from mmrfa.errors import InputError
 
 PART = '.part'
@@ -38,6 +36,29 @@ def check_target(source: str | Path, target: str | Path) -> None:
         raise InputError(f'{target}: {parent} is not a folder')
 
 
+def check_folder(folder: str | Path, name: str = '') -> None:
+    """Make sure that files can be written into a folder.
+
+    Args:
+        folder (str | Path): need not be there yet.
+        name (str): what it is, for the error message. Defaults to none.
+
+    Raises:
+        InputError: it, or what it would lie in, is no folder, or may not be
+            written.
+    """
+    named = f'{name} {folder}'.strip()
+    for part in (Path(folder), *Path(folder).absolute().parents):
+        if part.is_symlink() and not part.exists():
+            raise InputError(f'{named}: {part} is a dangling link')
+        if part.exists():
+            if not part.is_dir():
+                raise InputError(f'{named}: {part} is not a folder')
+            if not os.access(part, os.W_OK):
+                raise InputError(f'{named}: cannot write to {part}')
+            return
+
+
 def save(content: dict, target: str | Path) -> None:
     """Write a checkpoint with :func:`write_whole`.
 
@@ -45,6 +66,8 @@ def save(content: dict, target: str | Path) -> None:
         content (dict): tensors and plain values.
         target (str | Path): the file.
     """
+    import torch
+
     data = BytesIO()
     torch.save(content, data)
     write_whole(data.getbuffer(), target)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmrfa.engine.config import check_folder
+from mmrfa.checkpoints.writing import check_folder
 from mmrfa.errors import InputError
 
 CLASSES = ('background', 'ball', 'book', 'kite')
@@ -84,7 +84,7 @@ def write_sample(
     if size < 32:
         raise InputError(f'sample images are at least 32 pixels, got {size}')
     out = Path(out)
-    check_folder(str(out), 'data root')
+    check_folder(out, 'data root')
     for part in PARTS:
         _check_replaceable(out / part)
     out.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mmrfa.errors import InputError
-
 
 @contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
@@ -61,23 +59,3 @@ def _named(target: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             error.filename = error.filename or str(target)
         raise
-
-
-def check_folder(folder: Path) -> None:
-    """Make sure that files can be written into a folder.
-
-    Args:
-        folder (Path): need not be there yet.
-
-    Raises:
-        InputError: it, or what it would lie in, is no folder, or may not be
-            written.
-    """
-    for part in (folder, *folder.parents):
-        if part.is_symlink() and not part.exists():
-            raise InputError(f'{folder}: {part} is a dangling link')
-    found = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not found.is_dir():
-        raise InputError(f'{folder}: {found} is not a folder')
-    if not os.access(found, os.W_OK):
-        raise InputError(f'{folder}: cannot write to {found}')

@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmrfa.checkpoints.writing import check_folder
 from mmrfa.engine.safe_config import read_configs_safely
 from mmrfa.errors import InputError
 from mmrfa.openmmlab import import_package
@@ -161,27 +162,6 @@ def set_work_dir(config: 'Config', work_dir: str | None) -> None:
         )
     check_folder(folder, 'work dir')
     config.work_dir = folder
-
-
-def check_folder(folder: str, name: str) -> None:
-    """Make sure that files can be written to a folder, which may be made.
-
-    Args:
-        folder (str): the folder.
-        name (str): what it is, for the error message.
-
-    Raises:
-        InputError: there is something else than a folder.
-    """
-    for part in (Path(folder), *Path(folder).parents):
-        if part.is_symlink() and not part.exists():
-            raise InputError(f'{name} {folder}: {part} is a dangling link')
-        if part.exists():
-            if not part.is_dir():
-                raise InputError(f'{name} {folder}: {part} is not a folder')
-            if not os.access(part, os.W_OK):
-                raise InputError(f'{name} {folder}: cannot write to {part}')
-            break
 
 
 def prepare_distributed(config: 'Config', launcher: str) -> list[str]:

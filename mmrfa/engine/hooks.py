@@ -6,8 +6,8 @@ from inspect import signature
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from mmrfa.checkpoints.writing import check_folder
 from mmrfa.engine.arguments import bound
-from mmrfa.engine.config import check_folder
 from mmrfa.engine.naming import naming
 from mmrfa.errors import InputError
 

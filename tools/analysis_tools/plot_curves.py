@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from mmrfa.deploy.files import check_folder
+from mmrfa.checkpoints.writing import check_folder
 from mmrfa.engine.cli import parse_args, run_tool
 from mmrfa.errors import InputError
 

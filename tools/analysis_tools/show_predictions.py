@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mmrfa.checkpoints.reading import load_predictions
-from mmrfa.checkpoints.writing import check_target
-from mmrfa.deploy.files import check_folder
+from mmrfa.checkpoints.writing import check_folder, check_target
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
 from mmrfa.engine.config import load_config
 from mmrfa.errors import InputError

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from mmrfa.checkpoints.writing import check_target
+from mmrfa.checkpoints.writing import check_folder, check_target
 from mmrfa.datasets.data_root import LOADERS, check_data_roots, leaves
 from mmrfa.datasets.inspection import (
     look_at_boxes,
@@ -13,7 +13,6 @@ from mmrfa.datasets.inspection import (
     look_at_image,
     look_at_mask,
 )
-from mmrfa.deploy.files import check_folder
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
 from mmrfa.engine.config import import_scope, load_config
 from mmrfa.engine.naming import naming
