@@ -125,6 +125,15 @@ def test_pools_and_moments(name, window, dtype):
     compare(name, inputs(name, window, dtype), TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize('size', [30.0, 100.0, 1000.0])
+@pytest.mark.parametrize('window', WINDOWS[:3], ids=str)
+def test_scores_of_any_size(window, size):
+    """Exponentials with and without the largest score, in one image."""
+    args = inputs('attention', window)
+    args[1] = (size * torch.randn(6, window.taps)).requires_grad_()
+    compare('rf_conv', args, 1e-7 * size + TOLERANCE[torch.float32])
+
+
 def test_more_than_one_group_of_pixels():
     """An image whose features exceed the cache is worked on in pieces."""
     args = inputs('attention', WINDOWS[0])

@@ -9,16 +9,20 @@ struct Constants {
   const float *weight, *shift, *gain;
   // In units of log2, for a sum over the taps instead of their mean.
   float scaled_gain[kMostTaps], highest, lowest;
+  // Of the size of that sum: up to it no exponential needs the largest score.
+  float near;
 
   template <typename T>
   Constants(const Features<T>& f, int64_t k)
-      : weight(f.weight), shift(f.shift), gain(f.gain), highest(0), lowest(0) {
+      : weight(f.weight), shift(f.shift), gain(f.gain), highest(0), lowest(0),
+        near(0) {
     if (f.form != Form::kAttention) return;
     for (int64_t t = 0; t < k; ++t) {
       scaled_gain[t] = gain[t] * 1.44269504f / static_cast<float>(k);
       if (t == 0 || scaled_gain[t] > highest) highest = scaled_gain[t];
       if (t == 0 || scaled_gain[t] < lowest) lowest = scaled_gain[t];
     }
+    near = 60.0f / (highest > -lowest ? highest : -lowest);
   }
 };
 
@@ -60,70 +64,96 @@ INLINE void scores(const Constants& c, int64_t k, int64_t first,
   add_weighted<ROWS, V>(c.weight + first * k, k, 1, k, taps, f);
 }
 
-// V vectors of pixels; of a single one n pixels are wanted. `slopes` receives
-// the gradient of f, `grad_taps` that of the taps.
-template <int64_t TAPS, bool ATTENDS, bool BACKWARD, int64_t V, typename T>
-INLINE void block(const Constants& c, int64_t k, const float* taps, int64_t n,
-                  T* y, const T* grad_y, int64_t pitch, float* slopes,
-                  float* grad_taps, Totals<TAPS>& total) {
-  constexpr int64_t kMost = most<TAPS>(), kRows = together<TAPS>();
-  Vec alpha[kMost][V], product[kMost][V], pooled[V], inner[V], base[V];
-  UNROLL for (int64_t v = 0; v < V; ++v) {
-    pooled[v] = inner[v] = base[v] = Vec{};
-    if (!ATTENDS) continue;
-    UNROLL for (int64_t t = 0; t < k; ++t)
-      pooled[v] += load(taps + t * kRow + v * kLanes);
-    // The largest score is known before any exponential.
-    const Vec top = pooled[v] * (pooled[v] > 0.0f ? splat(c.highest)
-                                                  : splat(c.lowest));
-    Vec sum = {};
-    UNROLL for (int64_t t = 0; t < k; ++t) {
-      alpha[t][v] = exp2_negative(pooled[v] * c.scaled_gain[t] - top);
-      sum += alpha[t][v];
+// The attention of a chunk: the softmax over the taps of gain * their mean.
+// Chunk by chunk, here and below, the processor looks ahead into the next
+// pixels; all steps of one block in a row leave it waiting at each of them.
+template <int64_t TAPS>
+INLINE void attend(const Constants& c, int64_t k, int64_t size,
+                   const float* taps, float* alpha) {
+  for (int64_t q = 0; q < size; q += kLanes) {
+    Vec pooled = {}, sum = {}, power[most<TAPS>()];
+    UNROLL for (int64_t t = 0; t < k; ++t) pooled += load(taps + t * kRow + q);
+    if (all_within(pooled, c.near)) {
+      UNROLL for (int64_t t = 0; t < k; ++t)
+        sum += power[t] = exp2_product(pooled, c.scaled_gain[t]);
+    } else {
+      // The largest score is known before any exponential.
+      const Vec top = pooled * (pooled > 0.0f ? splat(c.highest)
+                                              : splat(c.lowest));
+      for (int64_t t = 0; t < k; ++t)
+        sum += power[t] = exp2_negative(pooled * c.scaled_gain[t] - top);
     }
     const Vec inverse = reciprocal(sum);
-    UNROLL for (int64_t t = 0; t < k; ++t) alpha[t][v] *= inverse;
+    UNROLL for (int64_t t = 0; t < k; ++t)
+      store(alpha + t * kRow + q, power[t] * inverse);
   }
+}
+
+// Its adjoint: the gradient of the gain, and that of every tap through the
+// mean. `products` are the values times their gradients.
+template <int64_t TAPS>
+INLINE void attend_backward(const Constants& c, int64_t k, int64_t size,
+                            const float* taps, const float* alpha,
+                            const float* products, float* grad_mean,
+                            Totals<TAPS>& total) {
+  const float share = 1.0f / static_cast<float>(k);
+  for (int64_t q = 0; q < size; q += kLanes) {
+    Vec mean = {}, inner = {}, slope = {};
+    UNROLL for (int64_t t = 0; t < k; ++t) {
+      mean += load(taps + t * kRow + q);
+      inner += load(products + t * kRow + q);
+    }
+    mean *= share;
+    UNROLL for (int64_t t = 0; t < k; ++t) {
+      const int64_t at = t * kRow + q;
+      const Vec score = load(products + at) - load(alpha + at) * inner;
+      total.gain[t] += mean * score;
+      slope += score * c.gain[t];
+    }
+    store(grad_mean + q, slope * share);
+  }
+}
+
+// V vectors of pixels; of a single one n pixels are wanted. `slopes` receives
+// the gradient of f, `products` that of the value, times the value.
+template <int64_t TAPS, bool ATTENDS, bool BACKWARD, int64_t V, typename T>
+INLINE void block(const Constants& c, int64_t k, const float* taps,
+                  const float* alpha, int64_t n, T* y, const T* grad_y,
+                  int64_t pitch, float* slopes, float* products,
+                  Totals<TAPS>& total) {
+  constexpr int64_t kRows = together<TAPS>();
   UNROLL for (int64_t first = 0; first < k; first += kRows) {
-    Vec all[kRows][V];
-    scores<kRows, V>(c, k, first, taps, all);
+    Vec f[kRows][V];
+    scores<kRows, V>(c, k, first, taps, f);
     UNROLL for (int64_t r = 0; r < kRows; ++r)
       UNROLL for (int64_t v = 0; v < V; ++v) {
         const int64_t t = first + r, at = t * pitch + v * kLanes;
-        const Vec f = all[r][v];
-        const Vec active = maximum(Vec{}, f);
-        const Vec value = ATTENDS ? alpha[t][v] * active : active;
+        const int64_t here = t * kRow + v * kLanes;
+        const Vec active = maximum(Vec{}, f[r][v]);
+        const Vec value = ATTENDS ? load(alpha + here) * active : active;
         if (BACKWARD) {
           const Vec dy = load(grad_y + at, n);
-          const Vec slope =
-              f > 0.0f ? (ATTENDS ? alpha[t][v] * dy : dy) : Vec{};
-          store(slopes + t * kRow + v * kLanes, slope);
-          total.shift[t] += slope;
-          if (ATTENDS) {
-            product[t][v] = value * dy;
-            inner[v] += product[t][v];
-          }
+          const Vec slope = ATTENDS ? load(alpha + here) * dy : dy;
+          const Vec passed = f[r][v] > 0.0f ? slope : Vec{};
+          store(slopes + here, passed);
+          total.shift[t] += passed;
+          if (ATTENDS) store(products + here, value * dy);
         }
         if (!BACKWARD || y != nullptr) store(y + at, value, n);
       }
   }
-  if (!BACKWARD) return;
-  if (ATTENDS) {
-    const float share = 1.0f / static_cast<float>(k);
-    UNROLL for (int64_t v = 0; v < V; ++v) {
-      const Vec mean = pooled[v] * share;
-      UNROLL for (int64_t t = 0; t < k; ++t) {
-        const Vec score = product[t][v] - alpha[t][v] * inner[v];
-        total.gain[t] += mean * score;
-        base[v] += score * c.gain[t];
-      }
-      base[v] *= share;
-    }
-  }
+}
+
+// The gradient of the taps, through the mean and the features.
+template <int64_t TAPS, bool ATTENDS, int64_t V>
+INLINE void block_backward(const Constants& c, int64_t k, const float* slopes,
+                           const float* grad_mean, float* grad_taps) {
+  constexpr int64_t kRows = together<TAPS>();
   UNROLL for (int64_t first = 0; first < k; first += kRows) {
     Vec du[kRows][V];
     UNROLL for (int64_t r = 0; r < kRows; ++r)
-      UNROLL for (int64_t v = 0; v < V; ++v) du[r][v] = base[v];
+      UNROLL for (int64_t v = 0; v < V; ++v)
+        du[r][v] = ATTENDS ? load(grad_mean + v * kLanes) : Vec{};
     add_weighted<kRows, V>(c.weight + first, 1, k, k, slopes, du);
     UNROLL for (int64_t r = 0; r < kRows; ++r)
       UNROLL for (int64_t v = 0; v < V; ++v)
@@ -191,22 +221,40 @@ INLINE void unfold_block(const Constants& c, int64_t k, const float* taps,
   }
 }
 
+// each(number of vectors, first pixel, pixels) over a chunk.
+template <int64_t TAPS, typename F>
+INLINE void by_blocks(int64_t size, F each) {
+  constexpr std::integral_constant<int64_t, TAPS ? kVectors : 1> many;
+  constexpr std::integral_constant<int64_t, 1> one;
+  int64_t q = 0;
+  for (; q + many * kLanes <= size; q += many * kLanes) each(many, q, kLanes);
+  for (; q + kLanes <= size; q += kLanes) each(one, q, kLanes);
+  if (q < size) each(one, q, size - q);
+}
+
 template <int64_t TAPS, Form FORM, bool BACKWARD, typename T>
 void features_of(const Features<T>& f) {
-  thread_local Buffer slope_buffer, tap_buffer, product_buffer;
+  constexpr bool kAttends = FORM == Form::kAttention;
+  thread_local Buffer slope_buffer, tap_buffer, product_buffer, alpha_buffer,
+      mean_buffer;
   const int64_t k = TAPS ? TAPS : f.channel.geometry.taps();
   const Constants constants(f, k);
   float *slopes = nullptr, *grad_taps = nullptr, *products = nullptr;
+  float *alpha = nullptr, *grad_mean = nullptr;
   Totals<TAPS> total(BACKWARD ? k : 0);
+  if (kAttends) alpha = alpha_buffer.room(k * kRow);
   if (BACKWARD) {
     slopes = slope_buffer.room(k * kRow);
     grad_taps = tap_buffer.room(k * kRow);
+    grad_mean = mean_buffer.room(kRow);
     products = product_buffer.zeros(k * k * kLanes);
   }
   sweep(f.channel, k, grad_taps,
         [&](int64_t image, int64_t pixel, int64_t size, const float* taps) {
           const int64_t at = image * f.step + pixel;
-          auto run = [&](auto vectors, int64_t q, int64_t n) INLINE_LAMBDA {
+          if (kAttends) attend<TAPS>(constants, k, size, taps, alpha);
+          by_blocks<TAPS>(size, [&](auto vectors, int64_t q, int64_t n)
+                                    INLINE_LAMBDA {
             constexpr int64_t V = decltype(vectors)::value;
             T* y = BACKWARD && f.y == nullptr ? nullptr : f.y + at + q;
             const T* grad_y = BACKWARD ? f.grad_y + at + q : nullptr;
@@ -214,18 +262,20 @@ void features_of(const Features<T>& f) {
               unfold_block<TAPS, BACKWARD, V>(constants, k, taps + q, n, y,
                                               grad_y, f.pitch, slopes + q,
                                               grad_taps + q, total);
-            else
-              block<TAPS, FORM == Form::kAttention, BACKWARD, V>(
-                  constants, k, taps + q, n, y, grad_y, f.pitch, slopes + q,
-                  grad_taps + q, total);
-          };
-          constexpr std::integral_constant<int64_t, TAPS ? kVectors : 1> many;
-          constexpr std::integral_constant<int64_t, 1> one;
-          int64_t q = 0;
-          for (; q + many * kLanes <= size; q += many * kLanes)
-            run(many, q, kLanes);
-          for (; q + kLanes <= size; q += kLanes) run(one, q, kLanes);
-          if (q < size) run(one, q, size - q);
+            else  // products go where the gradients of the taps will
+              block<TAPS, kAttends, BACKWARD, V>(
+                  constants, k, taps + q, alpha + q, n, y, grad_y, f.pitch,
+                  slopes + q, grad_taps + q, total);
+          });
+          if constexpr (BACKWARD && kAttends)
+            attend_backward(constants, k, size, taps, alpha, grad_taps,
+                            grad_mean, total);
+          if constexpr (BACKWARD && FORM != Form::kUnfold)
+            by_blocks<TAPS>(size, [&](auto vectors, int64_t q, int64_t)
+                                      INLINE_LAMBDA {
+              block_backward<TAPS, kAttends, decltype(vectors)::value>(
+                  constants, k, slopes + q, grad_mean + q, grad_taps + q);
+            });
           if (BACKWARD) add_products(k, size, slopes, taps, false, products);
         });
   if (!BACKWARD) return;

@@ -80,16 +80,17 @@ struct Gates {
   float *grad_channel, *grad_position, *grad_row, *grad_column;  // added to
 };
 
-// Features of one channel of one image, `pixels` of its positions, reduced
+// Features of some channels of one image, `pixels` of its positions, reduced
 // over the channels.
 template <typename T>
 struct ChannelPool {
   int64_t taps, pixels, pitch;  // pitch of y
-  T* y;  // K rows of features in, or of their gradient out
+  T* y;  // K rows a channel of features in, or of their gradient out
   bool backward;
+  int64_t channel, channels;  // the first of them, and how many
   // K rows of the maximum, the sum and where the maximum is, or of the
   // gradients of the first two.
-  int64_t channel, pool_pitch;
+  int64_t pool_pitch;
   float *maximum, *sum;
   int32_t* argument;
 };

@@ -15,7 +15,10 @@
 namespace mmrfa {
 namespace {
 
-// Of one channel after another: maximum, sum and argument of the maximum, or
+// Channels that share a pass over what they are reduced to.
+constexpr int64_t kTogether = 4;
+
+// Of some channels after others: maximum, sum and argument of the maximum, or
 // with `backward` the gradients from those of the first two.
 template <typename T>
 void run_channel_pool(const Learned& p, const Tensor& maximum,
@@ -24,7 +27,7 @@ void run_channel_pool(const Learned& p, const Tensor& maximum,
   const Geometry& g = p.geometry;
   const int64_t images = p.x.size(0), channels = p.x.size(1);
   const int64_t taps = g.taps(), pixels = g.pixels();
-  auto pool = [&](const Group& group, int64_t c, T* y) {
+  auto pool = [&](const Group& group, int64_t c, int64_t count, T* y) {
     const int64_t at =
         group.image * taps * pixels + group.row * g.out_width;
     ChannelPool<T> f{};
@@ -33,6 +36,7 @@ void run_channel_pool(const Learned& p, const Tensor& maximum,
     f.y = y;
     f.backward = backward;
     f.channel = c;
+    f.channels = count;
     f.pool_pitch = pixels;
     f.maximum = at_offset(maximum, at);
     f.sum = at_offset(sum, at);
@@ -45,7 +49,7 @@ void run_channel_pool(const Learned& p, const Tensor& maximum,
       for (int64_t c = begin; c < end; ++c)
         for (int64_t n = 0; n < images; ++n) {
           const Group image{n, 1, 0, g.out_height};
-          pool(image, c, memory.data());
+          pool(image, c, 1, memory.data());
           Features<T> f = features_of<T>(p, image, c);
           f.grad_y = memory.data();
           features(f);
@@ -56,19 +60,23 @@ void run_channel_pool(const Learned& p, const Tensor& maximum,
   // Every thread has positions of its own, and goes through all channels.
   const int64_t rows = divide_up(
       g.out_height, std::max(divide_up(at::get_num_threads(), images),
-                             divide_up(pixels, 512)));
+                             divide_up(pixels, 256)));
   const int64_t parts = divide_up(g.out_height, rows);
   at::parallel_for(0, images * parts, 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> memory(taps * rows * g.out_width);
+    std::vector<T> memory(kTogether * taps * rows * g.out_width);
     for (int64_t part = begin; part < end; ++part) {
       const int64_t row = part % parts * rows;
       const Group group{part / parts, 1, row,
                         std::min(rows, g.out_height - row)};
-      for (int64_t c = 0; c < channels; ++c) {
-        Features<T> f = features_of<T>(p, group, c);
-        f.y = memory.data();
-        features(f);
-        pool(group, c, memory.data());
+      const int64_t size = taps * group.rows * g.out_width;
+      for (int64_t c = 0; c < channels; c += kTogether) {
+        const int64_t count = std::min(kTogether, channels - c);
+        for (int64_t i = 0; i < count; ++i) {
+          Features<T> f = features_of<T>(p, group, c + i);
+          f.y = memory.data() + i * size;
+          features(f);
+        }
+        pool(group, c, count, memory.data());
       }
     }
   });

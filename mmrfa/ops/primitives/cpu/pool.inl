@@ -9,24 +9,30 @@ void pool_channels_any(const ChannelPool<T>& p) {
   for (int64_t t = 0; t < p.taps; ++t)
     for (int64_t q = 0; q < p.pixels; q += kLanes) {
       const int64_t n = p.pixels - q;
-      T* y = p.y + t * p.pitch + q;
       float* maximum = p.maximum + t * p.pool_pitch + q;
       float* sum = p.sum + t * p.pool_pitch + q;
       // The bits of an int32 as those of a float: only moved, never computed.
       float* argument =
           reinterpret_cast<float*>(p.argument + t * p.pool_pitch + q);
-      const IntVec found = (IntVec)load(argument, n);
-      const IntVec own = IntVec{} + static_cast<int32_t>(p.channel);
-      const Vec most = load(maximum, n), total = load(sum, n);
-      if (p.backward) {
-        store(y, total + (found == own ? most : Vec{}), n);
-        continue;
+      IntVec found = (IntVec)load(argument, n);
+      Vec most = load(maximum, n), total = load(sum, n);
+      for (int64_t c = 0; c < p.channels; ++c) {
+        T* y = p.y + (c * p.taps + t) * p.pitch + q;
+        const IntVec own = IntVec{} + static_cast<int32_t>(p.channel + c);
+        if (p.backward) {
+          store(y, total + (found == own ? most : Vec{}), n);
+          continue;
+        }
+        const Vec value = load(y, n);
+        const auto higher = (value > most) | (value != value);  // keeps NaN
+        most = higher ? value : most;
+        found = higher ? own : found;
+        total += value;
       }
-      const Vec value = load(y, n);
-      const auto higher = (value > most) | (value != value);  // keeps NaN
-      store(maximum, higher ? value : most, n);
-      store(argument, (Vec)(higher ? own : found), n);
-      store(sum, total + value, n);
+      if (p.backward) continue;
+      store(maximum, most, n);
+      store(argument, (Vec)found, n);
+      store(sum, total, n);
     }
 }
 

@@ -42,6 +42,11 @@ INLINE Vec reciprocal(Vec a) {
   return guess + guess * (1.0f - a * guess);
 }
 INLINE float sum(Vec v) { return _mm512_reduce_add_ps((__m512)v); }
+// No lane is larger in size, or NaN.
+INLINE bool all_within(Vec v, float size) {
+  const __m512 sizes = _mm512_abs_ps((__m512)v);
+  return _mm512_cmp_ps_mask(sizes, _mm512_set1_ps(size), _CMP_LE_OQ) == 0xffff;
+}
 // The first n lanes, fewer than all; the others are zero, or not written.
 INLINE Vec load_first(const float* p, int64_t n) {
   return (Vec)_mm512_maskz_loadu_ps((1u << n) - 1, p);
@@ -64,6 +69,11 @@ INLINE float sum(Vec v) {
       _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
   half = _mm_add_ps(half, _mm_movehl_ps(half, half));
   return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+INLINE bool all_within(Vec v, float size) {
+  const __m256 sizes = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), (__m256)v);
+  return _mm256_movemask_ps(_mm256_cmp_ps(sizes, _mm256_set1_ps(size),
+                                          _CMP_LE_OQ)) == 0xff;
 }
 INLINE __m256i first(int64_t n) {
   static const int32_t kMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
@@ -122,12 +132,10 @@ INLINE Vec first_lanes(Vec v, int64_t n) {
   return n >= kLanes ? v : keep_first(v, n);
 }
 
-// 2^x for x <= 0, or just above it, as 2^n * 2^r with |r| <= 1/2: minimax
+// 2^(n + r) with |r| <= 1/2, where n is what kRound was added to: minimax
 // polynomial of degree 6, relative error 2e-9 before rounding.
-INLINE Vec exp2_negative(Vec x) {
-  x = maximum(splat(-126.0f), x);
-  const Vec shifted = x + 12582912.0f;  // 1.5 * 2^23: adding it rounds
-  const Vec r = x - (shifted - 12582912.0f);
+constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds
+INLINE Vec exp2_of(Vec shifted, Vec r) {
   Vec p = splat(1.534581243e-4f);
   p = p * r + 1.339993090e-3f;
   p = p * r + 9.618489072e-3f;
@@ -136,6 +144,17 @@ INLINE Vec exp2_negative(Vec x) {
   p = p * r + 6.931471825e-1f;
   p = p * r + 1.0f;
   return (Vec)((IntVec)p + ((IntVec)shifted << 23));
+}
+// 2^x for x <= 0, or just above it.
+INLINE Vec exp2_negative(Vec x) {
+  x = maximum(splat(-126.0f), x);
+  const Vec shifted = x + kRound;
+  return exp2_of(shifted, x - (shifted - kRound));
+}
+// 2^(a * b) for a product between -126 and 126.
+INLINE Vec exp2_product(Vec a, float b) {
+  const Vec shifted = a * b + kRound;
+  return exp2_of(shifted, a * b - (shifted - kRound));
 }
 
 struct Buffer {
