@@ -76,6 +76,8 @@ def main(argv: list[str] | None = None) -> None:
         if value is not None and value < 1:
             option = name.replace('_', '-')
             raise InputError(f'--{option}: expected 1 or more, got {value}')
+    if not 0 <= args.score <= 1:
+        raise InputError(f'--score: expected 0 to 1, got {args.score}')
 
     source = Source(args.input, args.limit)
     device = checked_device(args.device)

@@ -36,7 +36,7 @@ def checked_device(name: str | None) -> 'device':
     if name is None:
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # some hold no numbers
     except (RuntimeError, AssertionError) as error:
         line = str(error).strip().splitlines()[0]
         raise InputError(f'--device {name}: cannot be used: {line}') from error

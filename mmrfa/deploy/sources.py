@@ -2,6 +2,7 @@
 
 import glob
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -65,7 +66,7 @@ class Source:
         self.video, self.rate = None, 25.0
         self.files: list[Path] = []
         path = Path(text)
-        if text.isdecimal() and not path.exists():
+        if text.isdecimal() and len(text) < 5 and not path.exists():
             self._open(int(text), f'camera_{text}')
         elif path.is_dir():
             self.files = _images_of(path.iterdir())
@@ -117,7 +118,7 @@ class Source:
 
     def __iter__(self) -> Iterator[Frame]:
         every = self._images() if self.video is None else self._frames()
-        return islice(every, self.limit)
+        return islice(every, self.limit and min(self.limit, sys.maxsize))
 
     def _images(self) -> Iterator[Frame]:
         # The shortest name that no other image has: of a.jpg and a.png

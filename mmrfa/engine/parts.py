@@ -288,7 +288,7 @@ def _check_memory(config: 'Config', key: str, sample: object) -> None:
     if not hasattr(os, 'sysconf'):
         return  # Windows
     room = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    size = config[key].get('batch_size', 1)
+    size = config[key].get('batch_size') or 1
     need = _bytes_of(sample) * size
     if need > room:
         raise InputError(
@@ -307,7 +307,9 @@ def _check_shared_memory(config: 'Config', key: str, sample: object) -> None:
     room = os.statvfs(place)
     room = room.f_bavail * room.f_frsize
     ahead = loader.get('prefetch_factor') or 2
-    need = _bytes_of(sample) * loader.get('batch_size', 1) * ahead * workers
+    need = (
+        _bytes_of(sample) * (loader.get('batch_size') or 1) * ahead * workers
+    )
     if need > room:
         raise InputError(
             f'{key}: expected {need >> 20} MiB in {place} for {workers} '

@@ -14,7 +14,7 @@ def test_a_full_disk_leaves_the_target_alone(tmp_path, monkeypatch):
 
     target = tmp_path / 'target.pth'
     target.write_text('kept')
-    monkeypatch.setattr(writing.torch, 'save', fail)
+    monkeypatch.setattr(torch, 'save', fail)
     with pytest.raises(OSError, match='No space'):
         writing.save({}, target)
     assert [path.name for path in tmp_path.iterdir()] == ['target.pth']

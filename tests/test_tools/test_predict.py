@@ -169,6 +169,9 @@ def test_bad_input_is_one_line(call, seg_checkpoint, photos, tmp_path, capsys):
         ([seg_checkpoint, photos / 'bad.jpg'], 'bad.jpg: expected an image'),
         ([seg_checkpoint, photos, '--batch-size', 0], '--batch-size'),
         ([seg_checkpoint, photos, '--device', 'tpu'], '--device tpu'),
+        ([seg_checkpoint, photos, '--device', 'meta'], '--device meta'),
+        ([seg_checkpoint, photos, '--score', 'nan'], '--score: expected 0'),
+        ([seg_checkpoint, '9' * 12], f'input {"9" * 12}: expected an image'),
         ([seg_checkpoint, photos, '--out', broken], 'is not a folder'),
     ):
         options = [] if '--out' in arguments else ['--out', out]

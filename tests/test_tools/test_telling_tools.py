@@ -99,6 +99,12 @@ def test_detector(call, capsys) -> None:
         ([TINY_SEG, '--shape', 0], '--shape'),
         (['--backbone', 'RFAResNet', '--depth', 19], 'got 19'),
         (['--backbone', 'ResNett'], 'ResNett is not in the'),
+        (['--backbone', 'RFAResNet', '--num-classes', -1], 'got -1'),
+        ([TINY_SEG, '--num-classes', 5], '--num-classes'),
+        (
+            [TINY_SEG, '--cfg-options', 'model.decode_head.in_index=9'],
+            'model cannot look at 224 x 224',
+        ),
     ],
 )
 def test_get_flops_bad_input(call, capsys, arguments, expected) -> None:

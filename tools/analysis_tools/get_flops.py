@@ -12,14 +12,17 @@ counted, as the papers count, by paper_tables.py --costs.
 
 import argparse
 import sys
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from mmrfa.engine.cli import add_cfg_options, parse_args, run_tool
 from mmrfa.engine.config import import_scope, load_config, require_packages
+from mmrfa.engine.naming import naming
 from mmrfa.engine.run import build_model
 from mmrfa.errors import InputError
 from mmrfa.results.costs import Classifier, count
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -62,44 +65,45 @@ def main(argv: list[str] | None = None) -> None:
             'expected either a config or --backbone, got '
             f'{"neither" if args.config is None else "both"}'
         )
+    classes = args.num_classes
+    if classes is not None and (classes < 1 or args.config is not None):
+        raise InputError(
+            '--num-classes: expected 1 or more, with --backbone, got '
+            f'{classes} with {args.config or args.backbone}'
+        )
     if args.config is None:
-        model = build_backbone(args)
+        require_packages()
+        config = backbone_config(args)
     else:
         config = load_config(args.config, args.cfg_options)
         import_scope(config)
-        model = build_model(config)
-
+    model = build_model(config)
     shape = (3, args.shape[0], args.shape[-1])
-    params, flops = count(model, shape)
+    with naming(config, 'model', f'cannot look at {shape[1]} x {shape[2]}'):
+        if classes is not None:
+            model = Classifier(model.eval(), classes)
+        params, flops = count(model, shape)
     print(f'model: {type(model).__name__}')
     print(f'input: {shape[0]} x {shape[1]} x {shape[2]}')
     print(f'parameters: {params / 1e6:.3f} M')
     print(f'forward: {flops / 1e9:.3f} GFLOPs (multiply-adds)')
 
 
-def build_backbone(args: argparse.Namespace) -> nn.Module:
-    """Build a backbone from its type and depth.
+def backbone_config(args: argparse.Namespace) -> 'Config':
+    """Write the config of a backbone from its type and depth.
 
     Args:
-        args (Namespace): ``backbone``, ``depth``, ``attention_conv`` and
-            ``num_classes``.
+        args (Namespace): ``backbone``, ``depth`` and ``attention_conv``.
 
     Returns:
-        nn.Module: the backbone, with a linear layer if classes are given.
-
-    Raises:
-        InputError: unknown type, or arguments it does not take.
+        Config: with a ``model``.
     """
-    require_packages()
     from mmengine.config import Config
 
     backbone = dict(type=args.backbone, depth=args.depth)
     if args.attention_conv is not None:
         backbone['attention_conv'] = dict(type=args.attention_conv)
-    model = build_model(Config(dict(model=backbone)))
-    if args.num_classes is not None:
-        model = Classifier(model.eval(), args.num_classes)
-    return model
+    return Config(dict(model=backbone))
 
 
 if __name__ == '__main__':
