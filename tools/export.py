@@ -34,6 +34,8 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmrfa (README.md), or use .venv/bin')
 
+MOST_PIXELS = 1 << 26  # to trace with; the file takes images of any size
+
 
 def main(argv: list[str] | None = None) -> None:
     """Run the tool.
@@ -88,8 +90,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(parser, argv)
     if args.int8 is not None and args.to != 'onnx':
         raise InputError(f'--int8: expected --to onnx, got {args.to}')
-    if min(args.size) < 32:
-        raise InputError(f'--size: expected 32 or more, got {args.size}')
+    if min(args.size) < 32 or args.size[0] * args.size[1] > MOST_PIXELS:
+        raise InputError(
+            f'--size: expected 32 or more each, {MOST_PIXELS} pixels at most, '
+            f'got {args.size}'
+        )
     suffix = FORMATS[args.to].suffix
     target = Path(args.out or Path(args.checkpoint).with_suffix(suffix))
     if target.suffix != suffix:

@@ -252,6 +252,7 @@ def test_weights_that_are_no_numbers(fails, seg_checkpoint, tmp_path):
 
 def test_options_that_do_not_fit(fails, tmp_path):
     assert '--size: expected 32 or more' in fails('--size', 64, 16)
+    assert 'pixels at most' in fails('--size', 64, 10**11)
     assert 'ends in .pt2' in fails('--out', tmp_path / 'net.onnx')
     line = fails('--out', tmp_path / 'net.pt2' / 'deeper.pt2')
     assert 'is not a folder' in line

@@ -293,8 +293,12 @@ rf_conv_backward(const Tensor& grad, const Tensor& x,
       "the gradient", grad,
       {x.size(0), weight.size(0), g.out_height, g.out_width},
       {x.scalar_type()});
-  const Tensor grad_weight = at::zeros(matrices.sizes(), p.weight.options());
   const std::vector<Group> work = groups_of(x, g, kShared, 1);
+  // The first group writes it: zeros would be another pass over fresh pages.
+  const auto options = p.weight.options();
+  const Tensor grad_weight = work.empty()
+                                 ? at::zeros(matrices.sizes(), options)
+                                 : at::empty(matrices.sizes(), options);
   const Tensor memory = memory_for(work, groups * matrices.size(2), g, p.x);
   for (const Group& group : work) {
     // First the gradient of the features, then the features in its place.
@@ -309,8 +313,11 @@ rf_conv_backward(const Tensor& grad, const Tensor& x,
     for (int64_t i = 0; i < groups; ++i) {
       const Tensor target = grad_weight[i];
       const Tensor part = grads.narrow(0, i * channels, channels);
+      const bool first = &group == &work.front();
       if (x.scalar_type() == at::kFloat)
-        target.addmm_(part, y[i].t());
+        target.addmm_(part, y[i].t(), first ? 0 : 1);
+      else if (first)
+        target.copy_(at::mm(part, y[i].t()));
       else
         target.add_(at::mm(part, y[i].t()));
     }
