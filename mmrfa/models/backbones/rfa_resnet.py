@@ -74,6 +74,7 @@ class RFABasicBlock(_PluginsMixin, BasicBlock):
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
+        # The plain convolution, built first, knows the window and channels.
         if attention_conv is not None:
             self.conv1 = build_attention_conv(attention_conv, self.conv1)
         self.plugin_names = {'after_conv1': [], 'after_conv2': []}
