@@ -62,7 +62,7 @@ def calls(x: Tensor, outputs: int) -> dict:
     weight = torch.randn(outputs, channels, *KERNEL)
     grad = torch.randn(x.size(0), outputs, *x.shape[2:])
     mean, covariance = ops.rf_moments(x, KERNEL, *GEOMETRY)
-    rest = (None, None, *GEOMETRY, 1, False)
+    rest = (*[None] * 4, *GEOMETRY, 1, False)  # no gates
     return {
         'rf_moments': lambda x: ops.rf_moments(x, KERNEL, *GEOMETRY),
         'rf_moments_backward': lambda x: ops.rf_moments_backward(

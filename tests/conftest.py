@@ -27,8 +27,20 @@ if not torch.cuda.is_available():
 REPO = Path(__file__).resolve().parents[1]
 # Left out by `make test-fast`, beside what is marked in its file: what trains,
 # compiles, simulates a GPU or starts processes.
-SLOW_FOLDER = REPO / 'tests' / 'test_tools'
+SLOW_PLACES = tuple(
+    REPO / 'tests' / place
+    for place in (
+        'test_tools',
+        'test_datasets/test_configs_data.py',
+        'test_models/test_converted.py',
+        'test_ops/test_triton.py',
+        'test_results/test_costs.py',
+        'test_results/test_metafiles.py',
+    )
+)
 SLOW = {
+    'test_a_seed_means_what_it_means_to_mmengine',
+    'test_an_experiment_of_a_few_lines',
     'test_best_goes_last',
     'test_clean',
     'test_killed_while_saving',
@@ -48,16 +60,20 @@ SLOW = {
     'test_compiles_whole',
     'test_detector_starts_as_its_plain_twin',
     'test_environment_variable',
+    'test_everything_learns',
     'test_exports_for_any_size',
-    'test_gates_and_pools',
+    'test_features_are_the_originals',
     'test_gradcheck',
     'test_matches_reference_in_bfloat16',
+    'test_one_import_registers_everything',
     'test_opcheck',
     'test_plain_forms_where_there_is_no_kernel',
     'test_programs_run',
-    'test_unreadable_image',
+    'test_training_mode_is_close_once_calibrated',
+    'test_trains_without_any_openmmlab_package',
+    'test_variant_is_its_twin_with_an_operator',
     'test_voc_data',
-    'test_windows',
+    'test_without_a_seed_runs_differ',
     'test_without_mmpretrain_one_line_says_so',
 }
 
@@ -65,7 +81,8 @@ SLOW = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = getattr(item, 'originalname', item.name)
-        if name in SLOW or SLOW_FOLDER in item.path.parents:
+        places = item.path, *item.path.parents
+        if name in SLOW or any(place in places for place in SLOW_PLACES):
             item.add_marker(pytest.mark.slow)
 
 

@@ -291,6 +291,16 @@ def test_speed_is_that_of_the_committed_run(script):
     assert f'take {literal[0]:.1f} and {literal[1]:.1f} times' in words
 
 
+@pytest.mark.usefixtures('kernels')
+def test_every_kernel_can_be_timed(script):
+    kernels = script('benchmarks/kernels.py')
+    x = torch.randn(1, 2, 6, 6)
+    calls = kernels.calls(x, outputs=3)
+    assert list(calls) == list(kernels.FLOORS)
+    for call in calls.values():
+        call(x)
+
+
 def test_memory_is_that_of_the_committed_run(script):
     """And one of the networks is counted anew."""
     file = REPO / 'benchmarks/results/memory.json'
