@@ -13,6 +13,7 @@ from mmrfa.checkpoints.writing import check_folder
 from mmrfa.deploy.files import written_aside
 from mmrfa.deploy.predictor import Prediction
 from mmrfa.deploy.sources import Source
+from mmrfa.engine.naming import naming
 from mmrfa.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Outputs:
         self.folder, self.source, self.score = Path(folder), source, score
         check_folder(self.folder)
         self._check_apart()
-        self.scope = config.get('default_scope')
+        self.config, self.scope = config, config.get('default_scope')
         if self.scope not in VISUALIZERS:
             raise InputError(
                 f'config {config.filename}: expected default_scope '
@@ -159,6 +160,9 @@ class Outputs:
 
         Args:
             prediction (Prediction): of the network.
+
+        Raises:
+            InputError: it cannot be drawn, such as on a single pixel.
         """
         frame, image, sample = prediction
         self.images.append(
@@ -175,7 +179,9 @@ class Outputs:
             self._add_boxes(sample.pred_instances)
         else:
             self._add_label(frame.file, sample)
-        self._write_overlay(frame.name, self.overlay(prediction))
+        with naming(self.config, 'visualizer', f'cannot draw {frame.file}'):
+            picture = self.overlay(prediction)
+        self._write_overlay(frame.name, picture)
 
     def overlay(self, prediction: Prediction) -> np.ndarray:
         """Draw a prediction on its image; (H, W, 3) uint8, RGB."""

@@ -159,6 +159,12 @@ def test_bad_input_is_one_line(call, seg_checkpoint, photos, tmp_path, capsys):
     empty.mkdir()
     other = tmp_path / 'other.pth'
     torch.save(dict(state_dict=torch.nn.Conv2d(1, 1, 1).state_dict()), other)
+    pixel = tmp_path / 'pixel.png'
+    Image.new('RGB', (1, 1)).save(pixel)
+    options = '--out', tmp_path / 'pixel', '--device', 'cpu'
+    status = call('predict.py', SEG, seg_checkpoint, pixel, *options)
+    line = error_of(status, capsys.readouterr().err)
+    assert f'visualizer cannot draw {pixel}' in line
     out = tmp_path / 'out'
     for arguments, words in (
         ([other, photos], 'expected the'),
