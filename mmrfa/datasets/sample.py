@@ -73,8 +73,8 @@ def write_sample(
         configurations run on the sample.
 
     Raises:
-        InputError: A count below 1, a size below 32, a place for no folder,
-            or images in the place of the sample that are not of one.
+        InputError: A count below 1, a size below 32, no place for a folder, or
+            images in the place of the sample that are not of one.
     """
     if num_train < 1 or num_val < 1:
         raise InputError(
