@@ -141,6 +141,7 @@ def look_at_coco(path: str) -> list[str]:
     """
     try:
         content = json.loads(Path(path).read_bytes())
+        content.setdefault('annotations', [])  # images to test on have none
         parts = {
             name: [entry['id'] for entry in content[name]]
             for name in ('images', 'annotations', 'categories')

@@ -89,6 +89,9 @@ def test_boxes_and_ids(tmp_path) -> None:
     path = tmp_path / 'a.json'
     path.write_text(json.dumps(good))
     assert look_at_coco(str(path)) == []
+    to_test_on = {k: v for k, v in good.items() if k != 'annotations'}
+    path.write_text(json.dumps(to_test_on))
+    assert look_at_coco(str(path)) == []
     for key, value, reason in (
         ('images', good['images'] * 2, 'occur twice'),
         ('images', [], 'unknown image_id 1'),
