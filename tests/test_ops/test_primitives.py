@@ -125,6 +125,30 @@ def test_pools_and_moments(name, window, dtype):
     compare(name, inputs(name, window, dtype), TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize(
+    'padding, dilation',
+    [
+        ((0, 0), (1, 1)),
+        ((1, 1), (1, 1)),
+        ((2, 0), (2, 1)),
+        ((4, 5), (1, 2)),
+        ((3, 9), (3, 9)),
+        ((12, 1), (6, 1)),
+    ],
+)
+@pytest.mark.parametrize(
+    'images, size',
+    [(1, (3, 3)), (9, (7, 7)), (3, (5, 16)), (2, (1, 25)), (10, (70, 50))],
+)
+def test_moments_by_lag(images, size, padding, dilation):
+    """Borders of all kinds, images in several groups and pieces."""
+    window = Window((3, 3), (1, 1), padding, dilation)
+    x = (1 + torch.randn(images, 3, *size)).requires_grad_()
+    if min(window.out_size(x)) < 1:
+        pytest.skip('the image is smaller than the window')
+    compare('rf_moments', [x, *map(list, window)], 1e-5)
+
+
 @pytest.mark.parametrize('size', [30.0, 100.0, 1000.0])
 @pytest.mark.parametrize('window', WINDOWS[:3], ids=str)
 def test_scores_of_any_size(window, size):
@@ -345,6 +369,10 @@ def test_windows_beyond_all_memory_are_refused():
         (Window((1, 1), (2, 2)), (0, 1)),
         (Window((3, 3), (2, 2), (0, 0), (2, 2)), (4, 3)),
         (Window((2, 2), (2, 2)), (8, 5)),  # the last row has no window
+        # one window, and pixels beside the one that it skips
+        (Window((3, 3), (1, 1), (0, 0), (4, 10)), (4, 3)),
+        (Window((3, 3), (1, 1), (0, 0), (3, 9)), (4, 5)),
+        (Window((3, 3), (1, 1), (0, 0), (4, 10)), (1, 10)),
     ],
     ids=str,
 )

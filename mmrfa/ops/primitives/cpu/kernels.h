@@ -16,6 +16,8 @@ struct Geometry {
   int64_t kh, kw, sh, sw, ph, pw, dh, dw;
   int64_t taps() const { return kh * kw; }
   int64_t pixels() const { return out_height * out_width; }
+  // Moments are summed by lag, see lags.inl.
+  bool has_lags() const { return kh == 3 && kw == 3 && sh == 1 && sw == 1; }
 };
 
 // One channel of `images` images, output rows [first, first + rows) of each.
@@ -26,7 +28,7 @@ struct Channel {
   Geometry geometry;
   int64_t images, first, rows, step;
   const T* x;     // (H, W), plane of the channel in the first image
-  float* grad_x;  // as x, added to
+  float* grad_x;  // as x; added to, but by lag
 };
 
 // What becomes of K linear functions of the taps, f = weight @ taps + shift.

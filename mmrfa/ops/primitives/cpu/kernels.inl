@@ -15,7 +15,10 @@
 
 #include "plane.inl"
 
+#include "sums.inl"
+
 #include "features.inl"
 #include "gates.inl"
+#include "lags.inl"
 #include "moments.inl"
 #include "pool.inl"

@@ -85,8 +85,9 @@ Tensor rf_moments_backward(const Tensor& mean, const Tensor& covariance,
               {channels, taps, taps}, wide);
   const Tensor centre =
       checked("the mean of the batch", batch_mean, {channels, taps}, wide);
-  const Tensor grad_x =
-      at::zeros(x.sizes(), x.options().dtype(at::kFloat));
+  const auto options = x.options().dtype(at::kFloat);
+  const Tensor grad_x = g.has_lags() ? at::empty(x.sizes(), options)
+                                     : at::zeros(x.sizes(), options);
   if (x.size(0) == 0) return as_input(grad_x, x);
   const double count = static_cast<double>(x.size(0)) * g.pixels();
   // d/du of the covariance: its gradient, symmetrised, times (u - mean).

@@ -39,54 +39,56 @@ float centre_of(const Moments<T>& m) {
   return static_cast<float>(whole / (static_cast<double>(count) * c.images));
 }
 
-// One pass: centred by the mean of the pixels, which is near that of every
-// tap, so that the products need no second pass and nothing cancels.
+// Sums of the taps, less `centre`, tap by tap.
 template <int64_t TAPS, typename T>
-void moments_of(const Moments<T>& m) {
-  thread_local Buffer centred_buffer, product_buffer, total_buffer;
-  const Channel<T>& c = m.channel;
-  const Geometry& g = c.geometry;
-  const int64_t k = TAPS ? TAPS : g.taps();
-  const float centre = centre_of(m);
-  float* centred = centred_buffer.room(k * kRow);
-  float* products = product_buffer.zeros(k * k * kLanes);
-  float* totals = total_buffer.zeros(k * kLanes);
-  for (int64_t t = 0; t < k; ++t) m.mean[t] = 0;
-  for (int64_t t = 0; t < k * k; ++t) m.covariance[t] = 0;
+void tap_sums(const Channel<T>& c, float centre, Sums& sums) {
+  thread_local Buffer buffer;
+  const int64_t k = TAPS ? TAPS : c.geometry.taps();
+  float* centred = buffer.room(k * kRow);
   int64_t chunks = 0;
-  auto flush = [&] {  // float sums stay short
-    for (int64_t t = 0; t < k; ++t) {
-      m.mean[t] += sum(load(totals + t * kLanes));
-      for (int64_t j = 0; j <= t; ++j)
-        m.covariance[t * k + j] += sum(load(products + (t * k + j) * kLanes));
-    }
-    std::memset(products, 0, k * k * kLanes * sizeof(float));
-    std::memset(totals, 0, k * kLanes * sizeof(float));
-  };
   sweep(c, k, nullptr,
         [&](int64_t, int64_t, int64_t count, const float* taps) {
           for (int64_t t = 0; t < k; ++t) {
-            Vec total = load(totals + t * kLanes);
+            Vec total = {};
             for (int64_t q = 0; q < count; q += kLanes) {
               const Vec d =
                   first_lanes(load(taps + t * kRow + q) - centre, count - q);
               store(centred + t * kRow + q, d);
               total += d;
             }
-            store(totals + t * kLanes, total);
+            sums.add(t, total);
           }
-          add_products(k, count, centred, centred, true, products);
-          if (++chunks % 32 == 0) flush();
+          add_products(k, count, centred, centred, true, sums.products);
+          if (++chunks % 32 == 0) sums.flush();
         });
-  flush();
-  const double scale = 1.0 / (static_cast<double>(c.images) * g.out_height *
-                              g.out_width);
-  for (int64_t t = 0; t < k; ++t) m.mean[t] *= scale;
+  sums.flush();
+}
+
+// One pass: centred by the mean of the pixels, which is near that of every
+// tap, so that the products need no second pass and nothing cancels.
+template <typename T>
+void moments_any(const Moments<T>& m) {
+  const Channel<T>& c = m.channel;
+  const Geometry& g = c.geometry;
+  const int64_t k = g.taps();
+  double *mean = m.mean, *covariance = m.covariance;
+  for (int64_t t = 0; t < k; ++t) mean[t] = 0;
+  for (int64_t t = 0; t < k * k; ++t) covariance[t] = 0;
+  const float centre = centre_of(m);
+  Sums sums(k, mean, covariance);
+  if (g.has_lags())
+    lag_sums(c, centre, sums);
+  else if (k == 9)
+    tap_sums<9>(c, centre, sums);
+  else
+    tap_sums<0>(c, centre, sums);
+  const double scale = 1.0 / (static_cast<double>(c.images) * g.pixels());
+  for (int64_t t = 0; t < k; ++t) mean[t] *= scale;
   for (int64_t t = 0; t < k; ++t)
     for (int64_t j = 0; j <= t; ++j)
-      m.covariance[t * k + j] = m.covariance[j * k + t] =
-          m.covariance[t * k + j] * scale - m.mean[t] * m.mean[j];
-  for (int64_t t = 0; t < k; ++t) m.mean[t] += centre;
+      covariance[t * k + j] = covariance[j * k + t] =
+          covariance[t * k + j] * scale - mean[t] * mean[j];
+  for (int64_t t = 0; t < k; ++t) mean[t] += centre;
 }
 
 template <int64_t TAPS, typename T>
@@ -111,13 +113,10 @@ void moments_backward_of(const Moments<T>& m) {
 }
 
 template <typename T>
-void moments_any(const Moments<T>& m) {
-  m.channel.geometry.taps() == 9 ? moments_of<9>(m) : moments_of<0>(m);
-}
-template <typename T>
 void moments_backward_any(const Moments<T>& m) {
-  m.channel.geometry.taps() == 9 ? moments_backward_of<9>(m)
-                                 : moments_backward_of<0>(m);
+  const Geometry& g = m.channel.geometry;
+  if (g.has_lags()) return moments_backward_by_lag(m);
+  g.taps() == 9 ? moments_backward_of<9>(m) : moments_backward_of<0>(m);
 }
 
 }  // namespace

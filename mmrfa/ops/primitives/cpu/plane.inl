@@ -42,7 +42,8 @@ struct Plane {
     pitch = row_pitch(g);
     rows = (out_rows - 1) * g.sh + (g.kh - 1) * g.dh + 1;
     top = first * g.sh - g.ph;
-    data = buffer.zeros(g.sw * rows * pitch + kLanes);
+    // Behind the last line lags read on.
+    data = buffer.zeros(g.sw * rows * pitch + (g.kw - 1) * g.dw + kLanes);
   }
 
   // Where the taps of the pixel at row 0, column 0 lie. Division is slow.
@@ -186,49 +187,6 @@ INLINE void sweep(const Channel<T>& c, int64_t k, float* grad_taps, F each) {
       }
       if (grad_taps != nullptr) grad_plane.add_to(c.grad_x + n * c.step);
     }
-}
-
-// K at compile time for the usual kernel, else at run time (TAPS = 0).
-template <int64_t TAPS>
-constexpr int64_t most() { return TAPS ? TAPS : kMostTaps; }
-
-// products[t * k + j] += a[t] * b[j] for some t and j over a chunk, lane by
-// lane; as many sums as registers can hold and a load is worth.
-template <int64_t ROWS, int64_t COLUMNS>
-INLINE void add_tile(int64_t k, int64_t size, const float* a, const float* b,
-                     float* products) {
-  Vec total[ROWS][COLUMNS];
-  UNROLL for (int64_t t = 0; t < ROWS; ++t)
-    UNROLL for (int64_t j = 0; j < COLUMNS; ++j)
-      total[t][j] = load(products + (t * k + j) * kLanes);
-  for (int64_t q = 0; q < size; q += kLanes) {
-    Vec right[COLUMNS];
-    UNROLL for (int64_t j = 0; j < COLUMNS; ++j)
-      right[j] = load(b + j * kRow + q);
-    UNROLL for (int64_t t = 0; t < ROWS; ++t) {
-      const Vec left = load(a + t * kRow + q);
-      UNROLL for (int64_t j = 0; j < COLUMNS; ++j)
-        total[t][j] += left * right[j];
-    }
-  }
-  UNROLL for (int64_t t = 0; t < ROWS; ++t)
-    UNROLL for (int64_t j = 0; j < COLUMNS; ++j)
-      store(products + (t * k + j) * kLanes, total[t][j]);
-}
-
-// All of them; where `triangle` says so, those with j <= t at least.
-INLINE void add_products(int64_t k, int64_t size, const float* a,
-                         const float* b, bool triangle, float* products) {
-  constexpr int64_t kTile = 3;
-  const int64_t whole = k / kTile * kTile;
-  for (int64_t t = 0; t < whole; t += kTile)
-    for (int64_t j = 0; j < (triangle ? t + 1 : whole); j += kTile)
-      add_tile<kTile, kTile>(k, size, a + t * kRow, b + j * kRow,
-                             products + (t * k + j) * kLanes);
-  for (int64_t t = 0; t < k; ++t)
-    for (int64_t j = t < whole ? whole : 0; j < k; ++j)
-      add_tile<1, 1>(k, size, a + t * kRow, b + j * kRow,
-                     products + (t * k + j) * kLanes);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ constexpr int64_t kLanes = 16;
 #else
 constexpr int64_t kLanes = 8;
 #endif
-constexpr int64_t kChunk = 144;   // output pixels at a time
+constexpr int64_t kChunk = 9 * kLanes;    // output pixels at a time
 constexpr int64_t kRow = kChunk + kLanes;  // a chunk in memory, with slack
 constexpr int64_t kPlane = 2048;  // floats a plane should not exceed
 
