@@ -63,15 +63,16 @@ def tables(results: dict, title: str, note: str) -> list[str]:
             if not cases:
                 continue
             keys = [key for key in KEYS if key in cases[0]]
+            columns = forms(cases[0][name])
             rows = [
                 [
                     *(case[key] for key in keys),
                     f'{case[name]["plain"] * factor:.3f}',
-                    *(f'{ratio:.2f}' for ratio in ratios(case[name])),
+                    *(ratio(case[name], form) for form in columns),
                 ]
                 for case in cases
             ]
-            head = [*keys, f'plain, {unit}', *forms(cases[0][name])]
+            head = [*keys, f'plain, {unit}', *columns]
             lines += ['', f'## {title.capitalize()}, {name}', '']
             lines += table(head, rows)
     return lines
@@ -82,9 +83,11 @@ def forms(found: dict[str, float]) -> list[str]:
     return [form for form in found if form != 'plain']
 
 
-def ratios(found: dict[str, float]) -> list[float]:
-    """Every form over 'plain'."""
-    return [found[form] / found['plain'] for form in forms(found)]
+def ratio(found: dict[str, float], form: str, digits: int = 2) -> str:
+    """A form over 'plain'; nothing where the operator has no such form."""
+    if form not in found:
+        return ''
+    return f'{found[form] / found["plain"]:.{digits}f}'
 
 
 def readme_table(results: dict) -> list[str]:
@@ -96,16 +99,12 @@ def readme_table(results: dict) -> list[str]:
     first, *_, last = forms(results['layers'][0]['training'])
 
     def cells(case: dict, name: str, digits: int) -> list[str]:
-        found = case[name]
-        return [
-            f'{found[form] / found["plain"]:.{digits}f}'
-            for form in (first, last)
-        ]
+        return [ratio(case[name], form, digits) for form in (first, last)]
 
     rows = []
     for case in results['layers'] + results['networks']:
         size = case['size']
-        if case['threads'] != 2:
+        if case['threads'] != 2 or last not in case['training']:
             continue
         if 'network' in case:
             name = f'{case["network"]}, {case["batch"]} x {size}²'

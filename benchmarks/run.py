@@ -47,13 +47,13 @@ STRIDED = [
     (512, 512, 14, 2),
 ]
 FORMS = ('reference', 'fused', 'compiled')
+DEEPLAB = 'deeplabv3plus/deeplabv3plus_r18{}-d16_1xb8-4k_camvid-256x256'
 NETWORKS = {
     'ResNet-18': dict(depth=18, batch=8, size=224),
     'ResNet-50': dict(depth=50, batch=2, size=224),
-    'DeepLabV3+ R18': dict(
-        config='deeplabv3plus/deeplabv3plus_r18{}-d16_1xb8-4k_camvid-256x256',
-        batch=2,
-        size=256,
+    'DeepLabV3+ R18': dict(config=DEEPLAB, batch=2, size=256),
+    'DeepLabV3+ R18 with AWConv': dict(
+        config=DEEPLAB, operator='-aw', batch=8, size=160
     ),
 }
 NOTE = (
@@ -95,21 +95,26 @@ def layer_cases(rounds: int, batches: list[int], threads: list[int]) -> list:
 
 
 def network(
-    form: str, batch: int, size: int, config: str | None = None, **kwargs
+    form: str,
+    batch: int,
+    size: int,
+    config: str | None = None,
+    operator: str = '-rfa',
+    **kwargs,
 ) -> tuple[nn.Module, Tensor]:
-    """A network and its input."""
+    """A network and its input; with RFAConv, if no config names another."""
     x = torch.randn(batch, 3, size, size)
     if config is None:
         from mmrfa.models import RFAResNet
 
-        operator = None if form == 'plain' else dict(type='RFAConv')
-        return RFAResNet(attention_conv=operator, **kwargs), x
+        attention = None if form == 'plain' else dict(type='RFAConv')
+        return RFAResNet(attention_conv=attention, **kwargs), x
     from mmengine.config import Config
     from mmseg.registry import MODELS
     from mmseg.utils import register_all_modules
 
     register_all_modules()
-    name = config.format('' if form == 'plain' else '-rfa')
+    name = config.format('' if form == 'plain' else operator)
     model = Config.fromfile(ROOT / 'configs' / f'{name}.py').model
     model.data_preprocessor = None  # x is what it would give
     return MODELS.build(model), x
@@ -119,8 +124,10 @@ def network_cases(rounds: int, threads: list[int]) -> list:
     cases = []
     for name, settings in NETWORKS.items():
         plain, x = network('plain', **settings)
-        net, _ = network('compiled', **settings)
-        modules = {'plain': plain} | dict.fromkeys(FORMS, net)
+        net, _ = network('reference', **settings)
+        # AWConv has no compiled form.
+        forms = FORMS[:2] if 'operator' in settings else FORMS
+        modules = {'plain': plain} | dict.fromkeys(forms, net)
         memory = {form: peak(name, form) for form in modules}
         for count in threads:
             case = dict(network=name, threads=count, **settings)

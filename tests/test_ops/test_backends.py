@@ -161,6 +161,16 @@ def test_float64_matches_to_the_last_digits(layer, backend):
             torch.testing.assert_close(ours[name], exact[name], msg=name)
 
 
+def test_maps_of_the_weight_that_serve_unequal_numbers_of_inputs():
+    layer = partial(AWConv, reduction=3)
+    module = make(layer, ((3, 7, 4, 6, 5), 3, 1, 1), True)
+    x = torch.randn(3, 7, 6, 5)
+    exact = run(module, x, 'reference', torch.float64)
+    ours = run(module, x, 'fused', torch.float64)
+    for name in exact:
+        torch.testing.assert_close(ours[name], exact[name], msg=name)
+
+
 @every_form
 def test_uninitialised_memory_does_not_matter(layer, backend, monkeypatch):
     module = make(layer, CASES[0], True)

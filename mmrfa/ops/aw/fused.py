@@ -1,5 +1,7 @@
 """AWConv sample by sample; any device, dtype and batch."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,7 +9,8 @@ from torch import Tensor
 from mmrfa.ops.aw import reference
 from mmrfa.ops.aw.reference import (
     WeightAttention,
-    attention_maps,
+    expanded,
+    spread,
     weight_attention,
 )
 from mmrfa.ops.common.autocast import as_autocast
@@ -46,15 +49,34 @@ def aw_conv2d(
     if x.size(0) == 0:
         return reference.aw_conv2d(x, attention, conv, window, gated)
     weight, bias, groups = conv
-    maps = attention_maps(x, attention, weight.shape)
+    maps = _maps(x, attention, weight.shape)
     if weight.size(1) % maps.size(2):
-        maps = weight_attention(x, attention, weight.shape)
+        maps = spread(maps, weight.size(1))
     x = x if gated is None else gated
     _, *geometry = window
     geometry = *geometry, groups
     y = _Attended.apply(as_autocast(x), weight, maps, geometry)
     y = y if bias is None else y + bias.to(y.dtype).view(1, -1, 1, 1)
     return like_input(y, x)
+
+
+def _maps(
+    x: Tensor, layers: WeightAttention, weight_shape: torch.Size
+) -> Tensor:
+    """Compute ``reference.attention_maps``.
+
+    The fan-out, whose groups have one channel each, as products of them all:
+    its convolution would take group by group.
+    """
+    hidden = expanded(x, layers, weight_shape[2:])
+    weight, bias, groups = layers.fan_out
+    scores = torch.baddbmm(
+        bias.view(groups, -1, 1),
+        weight.view(groups, -1, 1),
+        hidden.transpose(0, 1).reshape(groups, 1, -1),
+    )
+    scores = scores.unflatten(2, (x.size(0), *weight_shape[2:]))
+    return scores.movedim(2, 0).sigmoid()
 
 
 class _Attended(torch.autograd.Function):
@@ -70,8 +92,8 @@ class _Attended(torch.autograd.Function):
         ctx.save_for_backward(x, weight, maps)
         ctx.geometry = geometry
         outs = [
-            F.conv2d(sample, _attend(weight, own).to(x.dtype), None, *geometry)
-            for sample, own in zip(x.split(1), maps)
+            F.conv2d(sample, attended, None, *geometry)
+            for sample, attended in zip(x.split(1), _weights(x, weight, maps))
         ]
         return torch.cat(outs)
 
@@ -82,15 +104,17 @@ class _Attended(torch.autograd.Function):
         served = _served(weight, maps)
         grad_weight = torch.zeros_like(served, dtype=wide)
         grads_x, grads_maps = [], []
-        for sample, own, dy in zip(x.split(1), maps, grad.split(1)):
-            attended = _attend(weight, own).to(x.dtype)
+        for sample, attended, own, dy in zip(
+            x.split(1), _weights(x, weight, maps), maps, grad.split(1)
+        ):
             dx, dw = _convolution_backward(
                 dy, sample, attended, ctx.geometry, ctx.needs_input_grad[0]
             )
             grads_x.append(dx)
             dw = dw.to(wide).view(served.shape)
             grad_weight.addcmul_(dw, own.unsqueeze(2).to(wide))
-            grads_maps.append((dw * served).sum(2).to(own.dtype))
+            products = torch.mul(dw, served, out=_reused(dw))
+            grads_maps.append(products.sum(2).to(own.dtype))
         grad_x = torch.cat(grads_x) if ctx.needs_input_grad[0] else None
         grad_weight = grad_weight.view(weight.shape).to(weight.dtype)
         return grad_x, grad_weight, torch.stack(grads_maps), None
@@ -128,10 +152,19 @@ def _served(weight: Tensor, maps: Tensor) -> Tensor:
     return weight.unflatten(1, (maps.size(2), -1))
 
 
-def _attend(weight: Tensor, own: Tensor) -> Tensor:
-    """The weight (O, I, kh, kw) times the maps (O, M, kh, kw) of a sample."""
-    attended = _served(weight, own[None]) * own.unsqueeze(2)
-    return attended.view(weight.shape)
+def _weights(x: Tensor, weight: Tensor, maps: Tensor) -> Iterator[Tensor]:
+    """The weight times the maps of every sample, each in the same memory."""
+    served = _served(weight, maps)
+    dtype = torch.promote_types(weight.dtype, maps.dtype)
+    attended = torch.empty_like(served, dtype=dtype)
+    for own in maps:
+        own = torch.mul(served, own.unsqueeze(2), out=_reused(attended))
+        yield own.view(weight.shape).to(x.dtype)
+
+
+def _reused(memory: Tensor) -> Tensor | None:
+    """What a result may overwrite: nothing, where it has a derivative."""
+    return None if torch.is_grad_enabled() else memory
 
 
 def _as_product(

@@ -1,5 +1,6 @@
 """Attentional-weight convolution, as its equations read."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,8 +55,12 @@ def weight_attention(
     Returns:
         Tensor: (N, O, I, kh, kw), values in (0, 1).
     """
-    maps = attention_maps(x, layers, weight_shape)
-    inputs, count = weight_shape[1], maps.size(2)
+    return spread(attention_maps(x, layers, weight_shape), weight_shape[1])
+
+
+def spread(maps: Tensor, inputs: int) -> Tensor:
+    """Give each of I input channels its map, of (N, O, M, kh, kw)."""
+    count = maps.size(2)
     if inputs % count == 0:
         each = maps.unsqueeze(3)
         each = each.expand(-1, -1, -1, inputs // count, -1, -1)
@@ -80,14 +85,22 @@ def attention_maps(
         Tensor: (N, O, M, kh, kw).
     """
     out_channels, _, *kernel_size = weight_shape
-    hidden = pool_to(x, kernel_size)
-    for conv in (layers.squeeze, layers.expand):
-        hidden = F.conv2d(hidden, conv.weight, conv.bias)
-        hidden = F.relu(normalize(hidden, conv.norm))
+    hidden = expanded(x, layers, kernel_size)
     weight, bias, groups = layers.fan_out
     scores = F.conv2d(hidden, weight, bias, groups=groups)
     maps = weight.size(0) // out_channels
     return scores.sigmoid().unflatten(1, (out_channels, maps))
+
+
+def expanded(
+    x: Tensor, layers: WeightAttention, kernel_size: Sequence[int]
+) -> Tensor:
+    """Compute A2 of :func:`weight_attention`, (N, O, kh, kw)."""
+    hidden = pool_to(x, kernel_size)
+    for conv in (layers.squeeze, layers.expand):
+        hidden = F.conv2d(hidden, conv.weight, conv.bias)
+        hidden = F.relu(normalize(hidden, conv.norm))
+    return hidden
 
 
 def aw_conv2d(
