@@ -226,6 +226,7 @@ def next_command(job, options: list[str]) -> list[str] | None:
         list[str] | None: to train or to test; None once it is done.
     """
     from mmrfa.results.finishing import TEST, last_checkpoint, tested, trained
+    from mmrfa.results.pictures import PREDICTIONS
 
     settings = [f'{key}={value}' for key, value in job.form.options.items()]
     settings += [*options, f'randomness.seed={job.seed}']
@@ -248,6 +249,12 @@ def next_command(job, options: list[str]) -> list[str] | None:
         checkpoint = last_checkpoint(job.work_dir)
         words = [TOOLS / 'test.py', job.config, checkpoint]
         words += ['--work-dir', job.work_dir / TEST]
+    elif job.study.pictures and not (job.work_dir / PREDICTIONS).exists():
+        words = [TOOLS / 'test.py', job.config, last_checkpoint(job.work_dir)]
+        words += ['--work-dir', job.work_dir / 'pictures']
+        words += ['--out', job.work_dir / PREDICTIONS]
+        places = ','.join(map(str, job.study.pictures))
+        settings.append(f'test_dataloader.dataset.indices=[{places}]')
     else:
         return None
     words = [sys.executable, *words, '--cfg-options', *settings]

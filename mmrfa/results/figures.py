@@ -4,6 +4,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
+from mmrfa.results.pictures import median_seed, strips
 from mmrfa.results.records import (
     Record,
     curve,
@@ -13,11 +14,19 @@ from mmrfa.results.records import (
 from mmrfa.results.runs import METRICS
 from mmrfa.results.statistics import Difference, difference
 from mmrfa.results.studies import Study, twins
+from mmrfa.results.zoo import PLAIN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FIGURES = 'differences', 'curves', 'costs'
+PREDICTIONS = 'predictions'
+
+
+def figures(study: Study, records: list[Record]) -> list[str]:
+    """The kinds of figures that a study has."""
+    shown = median_seed(study, records) is not None
+    return [*FIGURES, *[PREDICTIONS] * shown]
 
 
 def figure_of(study: Study, kind: str) -> str:
@@ -48,6 +57,8 @@ def draw(study: Study, records: list[Record], folder: Path) -> None:
     import matplotlib.pyplot as plt
 
     (folder / 'figures').mkdir(exist_ok=True)
+    if PREDICTIONS in figures(study, records):
+        draw_predictions(study, records, folder)
     by_form = {
         form: [r for r in records if (r.study, r.form) == (study.name, form)]
         for form in study.forms
@@ -131,6 +142,33 @@ def draw_costs(
     axes.set_xlabel('GFLOPs of an image: mean, deviation of seeds')
     axes.set_ylabel(f'{METRICS[study.metric].heading} ({study.scored}), %')
     axes.legend(fontsize=8)
+
+
+def draw_predictions(
+    study: Study, records: list[Record], folder: Path
+) -> None:
+    """Masks of the median seed beside the truth.
+
+    Args:
+        study (Study): the study.
+        records (list[Record]): rows of any study.
+        folder (Path): of the results, with the pictures that runs kept.
+    """
+    import matplotlib.pyplot as plt
+
+    seed = median_seed(study, records)
+    shown = strips(study, seed, records, folder)
+    height, width, _ = shown[PLAIN].shape
+    size = 2.2 * len(shown), 2.2 * height / width + 0.5
+    figure, axes = plt.subplots(1, len(shown), figsize=size)
+    for axis, (name, masks) in zip(axes, shown.items()):
+        axis.imshow(masks, interpolation='nearest')
+        axis.set_title(name, fontsize=9)
+        axis.axis('off')
+    figure.suptitle(f'{study.title}, test, seed {seed}', fontsize=9)
+    figure.tight_layout()
+    figure.savefig(folder / figure_of(study, PREDICTIONS), dpi=120)
+    plt.close(figure)
 
 
 def _spread(values: list[float]) -> float:

@@ -13,6 +13,7 @@ from statistics import median
 from mmrfa.errors import InputError
 from mmrfa.openmmlab import DISTRIBUTIONS
 from mmrfa.results.costs import count, network
+from mmrfa.results.pictures import keep_pictures
 from mmrfa.results.queue import Cost, Job, Place
 from mmrfa.results.records import (
     Record,
@@ -143,6 +144,8 @@ def finish(job: Job, cost: Cost, place: Place, results: Path) -> Record:
         recipe=digest(used_config(job.config, options)),
         checkpoint=sha256(last_checkpoint(job.work_dir)),
     )
+    if job.study.pictures:
+        keep_pictures(job, results)
     write_scalars(scalars_file(results, *job.key), lines)
     add_record(results, record)
     return record

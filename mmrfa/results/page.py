@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 
-from mmrfa.results.figures import FIGURES, differences_to_plain, figure_of
+from mmrfa.results.figures import differences_to_plain, figure_of, figures
 from mmrfa.results.records import Record
 from mmrfa.results.runs import METRICS
 from mmrfa.results.statistics import (
@@ -60,7 +60,10 @@ def render(text: str, studies: list[Study], records: list[Record]) -> str:
         )
         told = detectable(study, records)
         parts.append(f'\n{told}\n' if told else '')
-        pictures = [f'![{kind}]({figure_of(study, kind)})' for kind in FIGURES]
+        pictures = [
+            f'![{kind}]({figure_of(study, kind)})'
+            for kind in figures(study, records)
+        ]
         parts.append(f'\n{" ".join(pictures)}\n')
     wide = across(studies, records)
     if wide:

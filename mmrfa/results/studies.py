@@ -44,6 +44,8 @@ class Study:
         start_from (str | None): the study whose plain network, of the same
             seed, every run starts as.
         forms (dict[str, Form]): by name, plain ones first.
+        pictures (tuple[int, ...]): images of the test split whose masks are
+            kept for a figure.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Study:
     size: tuple[int, int]
     forms: dict[str, Form] = field(default_factory=dict)
     start_from: str | None = None
+    pictures: tuple[int, ...] = ()
 
 
 @cache
@@ -100,8 +103,9 @@ def find_study(name: str, configs: dict[str, Path]) -> Study:
             {**shared, **options},
             more.get(form, seeds),
         )
-    size = tuple(content.pop('size'))
-    return Study(name, forms=forms, size=size, **content)
+    for key in ('size', 'pictures'):
+        content[key] = tuple(content.get(key, ()))
+    return Study(name, forms=forms, **content)
 
 
 def _of_table(name: str, configs: dict[str, Path]) -> Study:

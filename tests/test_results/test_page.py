@@ -1,9 +1,18 @@
 """The page of results: from rows to tables, and what is committed."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mmrfa.results import page
-from mmrfa.results.figures import FIGURES, draw, figure_of
+from mmrfa.results.figures import (
+    FIGURES,
+    draw,
+    draw_predictions,
+    figure_of,
+    figures,
+)
+from mmrfa.results.pictures import median_seed, picture_file, strips
 from mmrfa.results.records import (
     read_kept_scalars,
     read_records,
@@ -120,3 +129,36 @@ def test_tables_and_figures(tmp_path):
     draw(study, records, tmp_path)
     for kind in FIGURES:
         assert (tmp_path / figure_of(study, kind)).stat().st_size > 5000
+
+
+def test_predictions_of_the_median_seed(tmp_path):
+    study = find_study('camvid', CONFIGS)
+    scores = {
+        'plain': (30.0, 30.0, 30.0, 30.0),
+        'RFAConv': (31.0, 29.0, 33.0, 32.0),
+        'RFCAConv': (31.0,),
+        'AWConv': (31.0, 30.0, 30.0, 30.0),
+    }
+    records = [
+        row(study=study.name, form=form, seed=seed, test=value)
+        for form, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    assert median_seed(study, records) == 0  # of -1, 1, 2, 3
+    assert median_seed(study, records[:4]) is None
+    assert median_seed(find_study('camvid_start', CONFIGS), records) is None
+    for number, form in enumerate(('plain', 'RFAConv', 'RFCAConv'), 1):
+        masks = np.hstack([np.zeros((6, 4)), np.full((6, 4), number)])
+        picture = Image.fromarray(masks.astype(np.uint8), 'P')
+        picture.putpalette([9, 9, 9, *range(9)])
+        path = picture_file(tmp_path, study.name, form, 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    found = strips(study, 0, records, tmp_path)
+    assert [*found] == ['truth', 'plain', 'RFAConv', 'RFCAConv']
+    assert (found['truth'] == 9).all() and found['truth'].shape == (6, 4, 3)
+    assert (found['RFCAConv'] == [6, 7, 8]).all()
+    (tmp_path / 'figures').mkdir()
+    draw_predictions(study, records, tmp_path)
+    drawn = figure_of(study, figures(study, records)[-1])
+    assert (tmp_path / drawn).stat().st_size > 2000

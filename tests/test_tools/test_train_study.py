@@ -8,10 +8,14 @@ import time
 from functools import partial
 from hashlib import sha256
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from mmrfa.checkpoints.reading import load_predictions
 from mmrfa.results.costs import network, parameters
 from mmrfa.results.finishing import finish, logged, trained
+from mmrfa.results.pictures import KINDS, PREDICTIONS, picture_file
 from mmrfa.results.queue import Job, Place, Queue, work_dir
 from mmrfa.results.records import (
     digest,
@@ -34,7 +38,7 @@ def queue(tmp_path, sample_root, monkeypatch):
     """``queue()``: the run, and a queue for what of it is left."""
     for key, value in environment(MMRFA_DATA_ROOT=sample_root).items():
         monkeypatch.setenv(key, value)
-    study = Study('tiny', 'Tiny', 'miou', 'test', (64, 64))
+    study = Study('tiny', 'Tiny', 'miou', 'test', (64, 64), pictures=(0, 2))
     job = Job(
         study,
         Form(FORM, 'tiny_seg', OPTIONS, 1),
@@ -86,6 +90,14 @@ def test_stopped_and_started_again(queue, tmp_path):
     net = network(TINY_SEG, OPTIONS)
     assert net.backbone.layer4[0].conv1.start == 'neutral'
     assert record.params == parameters(net)
+    # truth beside prediction, two images of every second pixel
+    masks = Image.open(picture_file(tmp_path / 'results', *record.key))
+    results = load_predictions(job.work_dir / PREDICTIONS)
+    expected = [
+        np.hstack([np.asarray(r[k]['data'])[0] for k in KINDS])
+        for r in results
+    ]
+    assert np.array_equal(masks, np.vstack(expected)[::2, ::2])
     checkpoint = job.work_dir / 'iter_6.pth'
     assert record.checkpoint == sha256(checkpoint.read_bytes()).hexdigest()
 
