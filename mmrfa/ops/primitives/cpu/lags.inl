@@ -79,8 +79,9 @@ INLINE void in_groups(const Geometry& g, int64_t images, F each) {
     }
 }
 
-// Over some rows of 8 columns: lag[d][2 + a] is the sum of every pixel times
-// that d rows down and a columns to the right, by the column of the left one.
+// Over some rows of a vector of columns: lag[d][2 + a] is the sum of every
+// pixel times that d rows down and a columns to the right, by the column of the
+// left one.
 template <int64_t DOWN>
 INLINE void add_lags(const Plane& plane, const float* here, int64_t rows,
                      Vec& total, Vec (*lag)[kSpan]) {
@@ -181,8 +182,8 @@ void lag_sums(const Channel<T>& c, float centre, Sums& sums) {
 
 constexpr int64_t kSet = (kLags + 1) * kLanes;
 
-// For 8 columns of a row that the taps `rows` see: what the pixel at every lag
-// counts in their gradient, and behind that what no pixel does.
+// For a vector of columns of a row that the taps `rows` see: what the pixel at
+// every lag counts in their gradient, and behind that what no pixel does.
 template <typename T>
 void lag_slopes(const Moments<T>& m, const Sight& sight, int rows, int64_t q,
                 float* slopes) {
