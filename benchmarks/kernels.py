@@ -19,7 +19,7 @@ from mmrfa.ops.primitives import cpu
 
 KERNEL = (3, 3)
 GEOMETRY = ((1, 1), (1, 1), (1, 1))  # stride, padding, dilation
-TAPS = 9
+TAPS, LAGS = 9, 25
 EXP = 10  # multiply-adds of one exponential
 BATCH = 4
 
@@ -37,8 +37,10 @@ def attention() -> int:
 # name: multiply-adds per channel and position for O outputs,
 # floats read and written per channel and position
 FLOORS = {
-    'rf_moments': lambda o: (TAPS * (TAPS + 1) // 2 + TAPS, 1),
-    'rf_moments_backward': lambda o: (TAPS * TAPS + TAPS, 2),
+    # the sum, and the products with half of the 25 lags of two taps; their
+    # gradient has all of the lags
+    'rf_moments': lambda o: (1 + (LAGS + 1) // 2, 1),
+    'rf_moments_backward': lambda o: (1 + LAGS, 2),
     # all that they give is smaller than x
     'rf_channel_pool': lambda o: (features() + 2 * TAPS, 1),
     'rf_line_pool': lambda o: (features() + 2 * TAPS, 1),

@@ -168,10 +168,11 @@ def expected_zoo() -> set[str]:
         names.add(
             f'deeplabv3plus/deeplabv3plus_r18{op}-d16_1xb8-4k_camvid-256x256'
         )
-        names.add(
-            f'deeplabv3plus/deeplabv3plus_r18{op}-d16_1xb8-2k_camvidhalf-'
-            '128x128'
-        )
+        for length in ('1k', '2k'):
+            names.add(
+                f'deeplabv3plus/deeplabv3plus_r18{op}-d16_1xb8-{length}_'
+                'camvidhalf-128x128'
+            )
         names.add(f'faster_rcnn/faster-rcnn_r18{op}_fpn_1xb4-36e_bccd')
     for depth in (50, 101):
         for op in ('', '-rfa'):
@@ -187,8 +188,8 @@ def expected_zoo() -> set[str]:
 
 def test_zoo_is_complete():
     assert set(ZOO) == expected_zoo()
-    assert len(ZOO) == 66
-    assert len(VARIANTS) == 51
+    assert len(ZOO) == 74
+    assert len(VARIANTS) == 58
     assert set(FILES) - set(ZOO) == {
         'deeplabv3_rfa_r50_voc.py',
         'deeplabv3plus_rfa_r50_voc.py',

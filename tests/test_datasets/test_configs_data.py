@@ -97,6 +97,22 @@ def test_camvid_names_and_colours_are_those_of_the_data(data_root):
     assert palette.tolist() == meta['palette']
 
 
+def test_class_weights_of_camvid(load, data_root):
+    """By the shares of the classes in the masks of `train`."""
+    name = 'deeplabv3plus_r18-d16_1xb8-1k_camvidhalf-128x128.py'
+    cfg = load(f'deeplabv3plus/{name}', data_root('camvid').parent)
+    masks = build(cfg, 'train_dataloader', [dict(type='LoadAnnotations')])
+    counts = sum(
+        np.bincount(masks[i]['gt_seg_map'].ravel(), minlength=256)[:11]
+        for i in range(len(masks))
+    )
+    shares = counts / counts.sum()
+    weights = 1 / np.log(1.02 + shares)
+    weights /= (shares * weights).sum()
+    given = cfg.model.decode_head.loss_decode.class_weight
+    assert np.allclose(given, weights, atol=0.006)
+
+
 @detection
 def test_bccd(load, data_root):
     cfg = load(BCCD, data_root('bccd').parent)
