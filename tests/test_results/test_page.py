@@ -14,6 +14,7 @@ from mmrfa.results.figures import (
 )
 from mmrfa.results.pictures import median_seed, picture_file, strips
 from mmrfa.results.records import (
+    curve,
     read_kept_scalars,
     read_records,
     scalars_file,
@@ -39,6 +40,20 @@ def test_the_page_is_what_the_script_writes():
     for study in studies:
         for kind in FIGURES:
             assert (RESULTS / figure_of(study, kind)).is_file()
+
+
+def test_how_the_recipe_was_settled():
+    words = ' '.join((RESULTS / 'README.md').read_text().split())
+    curves = {
+        name: curve(
+            read_kept_scalars(RESULTS / f'settling/{name}.jsonl.gz'), 'miou'
+        )
+        for name in ('2000-steps', '1000-steps', '1000-steps-weighted')
+    }
+    cut, short, weighted = curves.values()
+    assert f'after 1000 steps mIoU was {short[1000]:.2f}, and' in words
+    assert f'{weighted[1000]:.2f} where rare classes count more' in words
+    assert f'at {max(cut)}, stood at {cut[max(cut)]:.2f}.' in words
 
 
 @pytest.mark.parametrize(
