@@ -3,6 +3,21 @@
 _base_ = './camvid.py'
 scale = (240, 180)
 crop_size = (128, 128)
+# For losses in which rare classes count more: 1 / ln(1.02 + share of the
+# pixels of train) as in ENet (arXiv:1606.02147), 1 for a pixel on average.
+class_weight = [
+    0.80,  # Sky
+    0.61,  # Building
+    4.79,  # Pole
+    0.48,  # Road
+    2.21,  # Pavement
+    1.25,  # Tree
+    4.50,  # SignSymbol
+    4.57,  # Fence
+    1.83,  # Car
+    5.43,  # Pedestrian
+    6.27,  # Bicyclist
+]
 
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
