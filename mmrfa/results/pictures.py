@@ -49,7 +49,7 @@ def keep_pictures(job: Job, results: Path) -> None:
     masks = np.vstack(
         [np.hstack([_labels(one, kind) for kind in KINDS]) for one in found]
     )
-    picture = Image.fromarray(masks[::2, ::2].astype(np.uint8), 'P')
+    picture = Image.fromarray(masks[::2, ::2].astype(np.uint8))
     picture.putpalette(np.uint8(_palette(job)).tobytes())
     content = io.BytesIO()
     picture.save(content, 'PNG', optimize=True)

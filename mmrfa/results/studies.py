@@ -103,8 +103,8 @@ def find_study(name: str, configs: dict[str, Path]) -> Study:
             {**shared, **options},
             more.get(form, seeds),
         )
-    for key in ('size', 'pictures'):
-        content[key] = tuple(content.get(key, ()))
+    content['size'] = tuple(content['size'])
+    content['pictures'] = tuple(content.get('pictures', ()))
     return Study(name, forms=forms, **content)
 
 

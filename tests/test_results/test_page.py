@@ -164,7 +164,7 @@ def test_predictions_of_the_median_seed(tmp_path):
     assert median_seed(find_study('camvid_start', CONFIGS), records) is None
     for number, form in enumerate(('plain', 'RFAConv', 'RFCAConv'), 1):
         masks = np.hstack([np.zeros((6, 4)), np.full((6, 4), number)])
-        picture = Image.fromarray(masks.astype(np.uint8), 'P')
+        picture = Image.fromarray(masks.astype(np.uint8))
         picture.putpalette([9, 9, 9, *range(9)])
         path = picture_file(tmp_path, study.name, form, 0)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -158,8 +158,8 @@ def _weights(x: Tensor, weight: Tensor, maps: Tensor) -> Iterator[Tensor]:
     dtype = torch.promote_types(weight.dtype, maps.dtype)
     attended = torch.empty_like(served, dtype=dtype)
     for own in maps:
-        own = torch.mul(served, own.unsqueeze(2), out=_reused(attended))
-        yield own.view(weight.shape).to(x.dtype)
+        found = torch.mul(served, own.unsqueeze(2), out=_reused(attended))
+        yield found.view(weight.shape).to(x.dtype)
 
 
 def _reused(memory: Tensor) -> Tensor | None:
