@@ -16,8 +16,12 @@ struct Geometry {
   int64_t kh, kw, sh, sw, ph, pw, dh, dw;
   int64_t taps() const { return kh * kw; }
   int64_t pixels() const { return out_height * out_width; }
-  // Moments are summed by lag, see lags.inl.
-  bool has_lags() const { return kh == 3 && kw == 3 && sh == 1 && sw == 1; }
+  // Moments go by lag, see lags.inl, where that is less work: most of the padded
+  // image is seen by all taps, and all of it by some.
+  bool has_lags() const {
+    return kh == 3 && kw == 3 && sh == 1 && sw == 1 && 2 * dh <= out_height &&
+           2 * dw <= out_width;
+  }
 };
 
 // One channel of `images` images, output rows [first, first + rows) of each.
@@ -28,7 +32,7 @@ struct Channel {
   Geometry geometry;
   int64_t images, first, rows, step;
   const T* x;     // (H, W), plane of the channel in the first image
-  float* grad_x;  // as x; added to, but by lag
+  float* grad_x;  // as x; added to, but written where moments go by lag
 };
 
 // What becomes of K linear functions of the taps, f = weight @ taps + shift.
