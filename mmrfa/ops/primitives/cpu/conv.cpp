@@ -1,175 +1,23 @@
 // Weighted features and the convolution behind them.
 //
-// The features of a group of output pixels are made by the kernels, channel by
-// channel, and meet the last convolution as a matrix product, which torch's
-// BLAS does. Nothing of size C * K * Ho * Wo exists at any time.
+// The features of some output pixels are made by the kernels, channel by channel,
+// in panels as a product takes them. They meet the last convolution a few channels
+// at a time, while they are in a near cache: nothing of size C * K * Ho * Wo exists
+// at any time. Arithmetic is in float32 for all types.
 
 #include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <vector>
 
-#include "groups.h"
+#include "blocks.h"
 #include "operators.h"
-#include "tensors.h"
+#include "weighted.h"
 
 namespace mmrfa {
 namespace {
-
-// Features of a group. In forward every thread has groups of its own, unless
-// they would have fewer than `kFewestPixels`, over which matrix products are
-// slow: then, and in backward, all threads work on one group. Products over
-// more pixels than the `most` are no faster, and leave the nearest cache.
-struct Size {
-  int64_t bytes, most;
-};
-constexpr Size kEach = {2 << 20, 288};
-constexpr Size kShared = {4 << 20, 896};
-constexpr int64_t kFewestPixels = 112;
-
-std::vector<Group> groups_of(const Tensor& x, const Geometry& g, Size size,
-                             int64_t threads) {
-  const int64_t bytes = x.size(1) * g.taps() * x.element_size();
-  return groups_of(x.size(0), g, bytes, std::min(size.bytes, size.most * bytes),
-                   kFewestPixels, threads);
-}
-
-// Everything but the last convolution.
-struct Weighted : Learned {
-  // Gates of the features, undefined where there is none, and their gradients.
-  // Of that by position every thread has one of its own.
-  Tensor channel, position, row, column;
-  Tensor grad_channel, grad_position, grad_row, grad_column;
-
-  Weighted(const Tensor& x, const OptionalTensor& gains,
-           const Tensor& feature_weight, const Tensor& feature_shift,
-           const Geometry& g, bool unfold)
-      : Learned(x, feature_weight, feature_shift, g) {
-    gain = checked("gain", gains, {x.size(1), g.taps()});
-    TORCH_CHECK(!(unfold && gain.defined()),
-                "mmrfa: expected no gain with unfold, got one");
-    if (unfold) form = Form::kUnfold;
-    if (gain.defined()) form = Form::kAttention;
-  }
-
-  void add_gates(const OptionalTensor& channels,
-                 const OptionalTensor& positions, const OptionalTensor& rows,
-                 const OptionalTensor& columns) {
-    const Geometry& g = geometry;
-    const int64_t n = x.size(0), c = x.size(1);
-    channel = checked("channel_gate", channels, {n, c});
-    position = checked("position_gate", positions,
-                       {n, g.taps(), g.out_height, g.out_width});
-    row = checked("row_gate", rows, {n, c, g.kh, g.out_height});
-    column = checked("column_gate", columns, {n, c, g.kw, g.out_width});
-    TORCH_CHECK(channel.defined() == position.defined() &&
-                    row.defined() == column.defined() &&
-                    !(channel.defined() && row.defined()),
-                "mmrfa: expected channel_gate and position_gate, or row_gate "
-                "and column_gate, or none");
-    TORCH_CHECK(!gated() || form == Form::kFeatures,
-                "mmrfa: expected no gates with gain or unfold, got some");
-  }
-
-  void want_gradients() {
-    Learned::want_gradients();
-    if (channel.defined()) {
-      grad_channel = at::zeros_like(channel);
-      std::vector<int64_t> sizes = position.sizes().vec();
-      sizes.insert(sizes.begin(), at::get_num_threads());
-      grad_position = at::zeros(sizes, position.options());
-    }
-    if (row.defined()) {
-      grad_row = at::zeros_like(row);
-      grad_column = at::zeros_like(column);
-    }
-  }
-
-  bool gated() const { return channel.defined() || row.defined(); }
-};
-
-// Applies the gates to y, the K rows of channel c of a group.
-template <typename T>
-void run_gates(const Weighted& p, const Group& group, int64_t c, T* y,
-               T* grad_y) {
-  const Geometry& g = p.geometry;
-  for (int64_t n = 0; n < group.images; ++n) {
-    const int64_t image = group.image + n, plane = image * p.x.size(1) + c;
-    const int64_t from = n * group.rows * g.out_width;
-    Gates<T> f{};
-    f.geometry = g;
-    f.first = group.row;
-    f.rows = group.rows;
-    f.y = y + from;
-    f.grad_y = grad_y == nullptr ? nullptr : grad_y + from;
-    f.pitch = group.images * group.rows * g.out_width;
-    if (p.channel.defined()) {
-      const int64_t at =
-          image * g.taps() * g.pixels() + group.row * g.out_width;
-      const int64_t thread = at::get_thread_num() * p.position.numel();
-      f.channel = at_offset(p.channel, plane);
-      f.position = at_offset(p.position, at);
-      f.position_pitch = g.pixels();
-      f.grad_channel = at_offset(p.grad_channel, plane);
-      f.grad_position = at_offset(p.grad_position, thread + at);
-    } else {
-      const int64_t rows = plane * g.kh * g.out_height;
-      const int64_t columns = plane * g.kw * g.out_width;
-      f.row = at_offset(p.row, rows);
-      f.column = at_offset(p.column, columns);
-      f.grad_row = at_offset(p.grad_row, rows);
-      f.grad_column = at_offset(p.grad_column, columns);
-    }
-    gate(f);
-  }
-}
-
-// Features of a group as a (C * K, pixels) matrix y. In backward y holds their
-// gradient before.
-template <typename T>
-void run_features(const Weighted& p, const Group& group, T* y,
-                  bool backward) {
-  const int64_t channels = p.x.size(1);
-  const bool twice = p.gated() && backward;
-  const int64_t size = p.geometry.taps() * group.images * group.rows *
-                       p.geometry.out_width;
-  at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> memory(twice ? size : 0);
-    for (int64_t c = begin; c < end; ++c) {
-      Features<T> f = features_of<T>(p, group, c);
-      f.y = y + c * size;
-      if (twice) {
-        // The gates need the features before their gradient is known.
-        T* gradient = f.y;
-        f.y = memory.data();
-        features(f);
-        run_gates<T>(p, group, c, memory.data(), gradient);
-        f.y = nullptr;
-        f.grad_y = gradient;
-        features(f);
-        std::copy(memory.begin(), memory.end(), gradient);
-        continue;
-      }
-      if (backward) f.grad_y = f.y;
-      features(f);
-      if (p.gated()) run_gates<T>(p, group, c, f.y, nullptr);
-    }
-  });
-}
-
-void features_of_group(const Weighted& p, const Group& group, const Tensor& y,
-                       bool backward) {
-  by_type(p.x, [&](auto element) {
-    using T = decltype(element);
-    run_features<T>(p, group, elements<T>(y), backward);
-  });
-}
 
 // The weight of the last convolution as (groups, O / groups, C / groups * K).
 Tensor checked_matrices(const Tensor& weight, const Tensor& x, int64_t groups) {
@@ -180,7 +28,7 @@ Tensor checked_matrices(const Tensor& weight, const Tensor& x, int64_t groups) {
               "mmrfa: expected weight of shape (O, ", channels,
               " / groups, kh, kw), both divisible by groups, got ",
               weight.sizes(), " and ", groups, " groups");
-  return weight.to(x.scalar_type()).reshape({groups, out / groups, -1});
+  return weight.to(at::kFloat).reshape({groups, out / groups, -1}).contiguous();
 }
 
 Geometry checked_geometry_of(const Tensor& x, const Tensor& weight,
@@ -193,23 +41,148 @@ Geometry checked_geometry_of(const Tensor& x, const Tensor& weight,
                           dilation);
 }
 
-// Memory for the features of the largest group, taken once: fresh pages are
-// slow.
-Tensor memory_for(const std::vector<Group>& work, int64_t rows,
-                  const Geometry& g, const Tensor& x) {
-  int64_t most = 0;
-  for (const Group& group : work)
-    most = std::max(most, group.images * group.rows * g.out_width);
-  return at::empty({rows * most}, x.options());
+// A (N, channels, Ho, Wo) tensor at the first pixel of a group, of a channel.
+float* pixels_of(const Tensor& t, const Group& group, const Geometry& g,
+                 int64_t channel) {
+  return at_offset(t, group.image * t.stride(0) + channel * g.pixels() +
+                          group.row * g.out_width);
 }
 
-// Of it a (groups, rows, pixels) matrix.
-Tensor matrix_in(const Tensor& memory, const Tensor& matrices,
-                 const Group& group, const Geometry& g) {
-  const int64_t pixels = group.images * group.rows * g.out_width;
-  const int64_t sizes[] = {matrices.size(0), matrices.size(2), pixels};
-  return memory.narrow(0, 0, sizes[0] * sizes[1] * sizes[2]).view(sizes);
+// The sums over the features y of a block, in `out`.
+Product sums(const Block& block, const Tensor& matrices, const float* y,
+             float* out, const float* bias) {
+  Product q{};
+  q.rows = matrices.size(1);
+  q.depth = q.run = block.depth();
+  q.left = at_offset(matrices, block.part * matrices.stride(0) +
+                                   block.first * block.taps);
+  q.row_step = matrices.stride(1);
+  q.step = 1;
+  q.right = y;
+  q.panel = block.panel();
+  q.vectors = block.columns.vectors;
+  q.at = block.columns.at.data();
+  q.size = block.columns.size.data();
+  q.out = out;
+  q.pitch = block.geometry.pixels();
+  q.add = block.first > 0;
+  q.start = bias;
+  return q;
 }
+
+// Its rows, by threads; serial inside another parallel region.
+void run_by_rows(const Product& p) {
+  constexpr int64_t kRows = 8;
+  at::parallel_for(
+      0, divide_up(p.rows, kRows), 1, [&](int64_t begin, int64_t end) {
+        Product part = p;
+        const int64_t row = begin * kRows;
+        part.rows = std::min(end * kRows, p.rows) - row;
+        part.left += row * p.row_step;
+        part.out += row * p.pitch;
+        if (p.start != nullptr) part.start += row;
+        product(part);
+      });
+}
+
+// The gradient of the output over the pixels of a group: in panels, for that of
+// the features, and turned, for that of the weight.
+struct OutGradient {
+  Tensor panels, turned;  // (groups, rows, columns), rows of one whole panels
+  std::vector<int64_t> at, size;  // of every vector of rows
+
+  OutGradient(int64_t groups, int64_t rows, int64_t columns,
+              const at::TensorOptions& options)
+      : panels(at::empty({groups, rows, columns}, options)),
+        turned(at::empty({groups, round_up(rows, panel_width()), columns},
+                         options)) {
+    for (int64_t row = 0; row < rows; row += lanes()) {
+      at.push_back(row);
+      size.push_back(std::min(lanes(), rows - row));
+    }
+  }
+
+  void fill(const Tensor& grad, const Group& group, const Geometry& g,
+            const Columns& columns) {
+    const int64_t groups = panels.size(0), rows = panels.size(1);
+    const int64_t width = panel_width();
+    at::parallel_for(
+        0, groups * divide_up(columns.vectors, kVectors), 1,
+        [&](int64_t begin, int64_t end) {
+          for (int64_t index = begin; index < end; ++index) {
+            const int64_t part = index % groups, panel = index / groups;
+            const int64_t vector = panel * kVectors;
+            Panels f{};
+            f.rows = rows;
+            f.pitch = g.pixels();
+            f.from = pixels_of(grad, group, g, part * rows);
+            f.vectors = std::min(kVectors, columns.vectors - vector);
+            f.at = columns.at.data() + vector;
+            f.size = columns.size.data() + vector;
+            f.panels = at_offset(panels, part * panels.stride(0) +
+                                             panel * rows * width);
+            f.turned = at_offset(
+                turned, part * turned.stride(0) + panel * width * width);
+            f.pitch_turned = columns.count() * width;
+            to_panels(f);
+          }
+        });
+  }
+
+  // The gradient of the features of a block, in y.
+  void to_features(const Block& block, const Tensor& matrices,
+                   float* y) const {
+    const int64_t rows = matrices.size(1), width = panel_width();
+    const int64_t vectors = block.columns.vectors;
+    std::vector<int64_t> places, whole(vectors, lanes());
+    for (int64_t v = 0; v < vectors; ++v)
+      places.push_back(v / kVectors * block.panel() +
+                       v % kVectors * lanes());
+    for (int64_t row = 0; row < rows; row += kFeatures) {
+      Product q{};
+      q.rows = block.depth();
+      q.depth = q.run = std::min(kFeatures, rows - row);
+      q.left = at_offset(matrices, block.part * matrices.stride(0) +
+                                       row * matrices.stride(1) +
+                                       block.first * block.taps);
+      q.row_step = 1;
+      q.step = matrices.stride(1);
+      q.right =
+          at_offset(panels, block.part * panels.stride(0) + row * width);
+      q.panel = rows * width;
+      q.vectors = vectors;
+      q.at = places.data();
+      q.size = whole.data();
+      q.out = y;
+      q.pitch = width;
+      q.add = row > 0;
+      product(q);
+    }
+  }
+
+  // That of the weight, from the features of a block.
+  void to_weight(const Block& block, const float* y, const Tensor& matrices,
+                 bool add) const {
+    Product q{};
+    q.rows = block.depth();
+    q.depth = block.columns.count();
+    q.left = y;
+    q.row_step = q.run = panel_width();
+    q.step = 1;
+    q.run_step = block.panel();
+    q.right = at_offset(turned, block.part * turned.stride(0));
+    q.panel = block.columns.count() * panel_width();
+    q.vectors = at.size();
+    q.at = at.data();
+    q.size = size.data();
+    q.out = at_offset(matrices, block.part * matrices.stride(0) +
+                                    block.first * block.taps);
+    q.pitch = matrices.stride(1);
+    q.turned = true;
+    q.add = add;
+    product(q);
+  }
+};
 
 }  // namespace
 
@@ -226,50 +199,47 @@ Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
   Weighted p(x, gain, feature_weight, feature_shift, g, unfold);
   p.add_gates(channel_gate, position_gate, row_gate, column_gate);
   const Tensor matrices = checked_matrices(weight, x, groups);
-  const int64_t channels = matrices.size(1);
-  Tensor shift = at::zeros({groups, channels, 1}, p.x.options());
+  Tensor start;
   if (bias.has_value())
-    shift.view(-1).copy_(checked("bias", *bias, {weight.size(0)},
-                                 {at::kFloat, x.scalar_type()}));
+    start = checked("bias", *bias, {weight.size(0)},
+                    {at::kFloat, x.scalar_type()})
+                .to(at::kFloat);
   const Tensor out = at::empty(
       {x.size(0), weight.size(0), g.out_height, g.out_width},
-      p.x.options());
+      matrices.options());
+  const int64_t rows = matrices.size(1), channels = x.size(1) / groups;
   const int64_t threads = at::get_num_threads();
-  std::vector<Group> work = groups_of(x, g, kEach, threads);
-  const bool shared =
-      static_cast<int64_t>(work.size()) < threads ||
-      work.front().images * work.front().rows * g.out_width < kFewestPixels;
-  if (shared) work = groups_of(x, g, kShared, 1);
-  auto run = [&](int64_t begin, int64_t end) {
-    // Autograd keeps its state per thread, and has no part in this.
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor memory =
-        memory_for(work, groups * matrices.size(2), g, p.x);
-    for (int64_t index = begin; index < end; ++index) {
-      const Group& group = work[index];
-      const Tensor y = matrix_in(memory, matrices, group, g);
-      features_of_group(p, group, y, false);
-      for (int64_t i = 0; i < groups; ++i) {
-        const Tensor target =
-            part_of(out.narrow(1, i * channels, channels), group);
-        if (group.images == 1) {
-          Tensor flat = target[0].flatten(1);
-          at::addmm_out(flat, shift[i], matrices[i], y[i]);
-        } else {
-          target.copy_(
-              at::addmm(shift[i], matrices[i], y[i])
-                  .view({channels, group.images, group.rows, g.out_width})
-                  .transpose(0, 1));
-        }
+  const std::vector<Group> work = groups_of(x.size(0), g, threads);
+  const int64_t together = channels_at_once(g, channels, 1);
+  const int64_t size = together * g.taps() * Columns::most(work, g);
+  const Tensor memory = at::empty({threads, size}, matrices.options());
+  auto run = [&](int64_t index) {
+    const Group& group = work[index];
+    const Columns columns(group, g, weight.size(0));
+    float* y = at_offset(memory, at::get_thread_num() * size);
+    for (int64_t part = 0; part < groups; ++part)
+      for (int64_t c = 0; c < channels; c += together) {
+        const Block block{g, group, columns, part, c,
+                          std::min(together, channels - c),
+                          part * channels + c};
+        at::parallel_for(0, block.channels, 1, [&](int64_t from, int64_t to) {
+          for (int64_t i = from; i < to; ++i)
+            run_features(p, block, i, y, y, false);
+        });
+        run_by_rows(sums(block, matrices, y,
+                         pixels_of(out, group, g, part * rows),
+                         at_offset(start, part * rows)));
       }
-    }
   };
-  // A parallel region inside another one is serial.
-  if (shared)
-    run(0, work.size());
+  // Every thread has groups of its own, unless there are too few of them.
+  const int64_t count = work.size();
+  if (count < threads)
+    for (int64_t index = 0; index < count; ++index) run(index);
   else
-    at::parallel_for(0, work.size(), 1, run);
-  return out.contiguous(format_of(x));
+    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t index = begin; index < end; ++index) run(index);
+    });
+  return as_input(out, x);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
@@ -288,39 +258,44 @@ rf_conv_backward(const Tensor& grad, const Tensor& x,
   p.add_gates(channel_gate, position_gate, row_gate, column_gate);
   p.want_gradients();
   const Tensor matrices = checked_matrices(weight, x, groups);
-  const int64_t channels = matrices.size(1);
-  const Tensor of_out = checked(
-      "the gradient", grad,
-      {x.size(0), weight.size(0), g.out_height, g.out_width},
-      {x.scalar_type()});
-  const std::vector<Group> work = groups_of(x, g, kShared, 1);
+  const Tensor of_out =
+      checked("the gradient", grad,
+              {x.size(0), weight.size(0), g.out_height, g.out_width},
+              {x.scalar_type()})
+          .to(at::kFloat);
+  const int64_t channels = x.size(1) / groups;
+  const int64_t threads = at::get_num_threads();
+  const std::vector<Group> work = groups_of(x.size(0), g, 1);
+  const int64_t most = Columns::most(work, g);
+  // All threads work on one group, on channels of their own.
+  const int64_t together = channels_at_once(g, channels, threads);
+  const int64_t blocks = divide_up(channels, together);
+  const int64_t size = together * g.taps() * most;
+  const auto options = matrices.options();
+  const Tensor memory = at::empty({threads, p.gated() ? 2 : 1, size}, options);
+  OutGradient gradient(groups, matrices.size(1), most, options);
   // The first group writes it: zeros would be another pass over fresh pages.
-  const auto options = p.weight.options();
   const Tensor grad_weight = work.empty()
                                  ? at::zeros(matrices.sizes(), options)
                                  : at::empty(matrices.sizes(), options);
-  const Tensor memory = memory_for(work, groups * matrices.size(2), g, p.x);
   for (const Group& group : work) {
-    // First the gradient of the features, then the features in its place.
-    const Tensor y = matrix_in(memory, matrices, group, g);
-    const Tensor grads = pixels_of(of_out, group);
-    for (int64_t i = 0; i < groups; ++i) {
-      Tensor target = y[i];
-      at::mm_out(target, matrices[i].t(),
-                 grads.narrow(0, i * channels, channels));
-    }
-    features_of_group(p, group, y, true);
-    for (int64_t i = 0; i < groups; ++i) {
-      const Tensor target = grad_weight[i];
-      const Tensor part = grads.narrow(0, i * channels, channels);
-      const bool first = &group == &work.front();
-      if (x.scalar_type() == at::kFloat)
-        target.addmm_(part, y[i].t(), first ? 0 : 1);
-      else if (first)
-        target.copy_(at::mm(part, y[i].t()));
-      else
-        target.add_(at::mm(part, y[i].t()));
-    }
+    const Columns columns(group, g, weight.size(0));
+    gradient.fill(of_out, group, g, columns);
+    at::parallel_for(0, groups * blocks, 1, [&](int64_t begin, int64_t end) {
+      float* y = at_offset(memory, at::get_thread_num() * memory.stride(0));
+      float* values = p.gated() ? y + size : y;
+      for (int64_t index = begin; index < end; ++index) {
+        const int64_t part = index / blocks, c = index % blocks * together;
+        const Block block{g, group, columns, part, c,
+                          std::min(together, channels - c),
+                          part * channels + c};
+        gradient.to_features(block, matrices, y);
+        for (int64_t i = 0; i < block.channels; ++i)
+          run_features(p, block, i, y, values, true);
+        gradient.to_weight(block, values, grad_weight,
+                           &group != &work.front());
+      }
+    });
   }
   auto or_empty = [&](const Tensor& t) {
     return t.defined() ? t : at::empty({0}, x.options());

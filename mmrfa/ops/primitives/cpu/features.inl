@@ -35,9 +35,8 @@ struct Totals {
   }
 };
 
-// Vectors of pixels that share a load of every weight, and taps at a time that
-// share one of every input: as many sums as there are registers for.
-constexpr int64_t kVectors = 3;
+// Taps at a time that share a load of every input: with kVectors as many sums
+// as there are registers for.
 template <int64_t TAPS>
 constexpr int64_t together() { return TAPS % 3 == 0 && TAPS ? 3 : 1; }
 
@@ -114,12 +113,24 @@ INLINE void attend_backward(const Constants& c, int64_t k, int64_t size,
   }
 }
 
-// V vectors of pixels; of a single one n pixels are wanted. `slopes` receives
-// the gradient of f, `products` that of the value, times the value.
-template <int64_t TAPS, bool ATTENDS, bool BACKWARD, int64_t V, typename T>
+// Where V vectors of a layout begin, and how many pixels of a single one are
+// wanted.
+template <int64_t V>
+struct Place {
+  int64_t at[V], pitch, n;
+  INLINE Place(const Layout& layout, int64_t image, int64_t pixel, int64_t n)
+      : pitch(layout.pitch), n(n) {
+    UNROLL for (int64_t v = 0; v < V; ++v)
+      at[v] = offset(layout, image * layout.step + pixel + v * kLanes);
+  }
+};
+
+// V vectors of pixels. `slopes` receives the gradient of f, `products` that of
+// the value, times the value.
+template <int64_t TAPS, bool ATTENDS, bool BACKWARD, int64_t V>
 INLINE void block(const Constants& c, int64_t k, const float* taps,
-                  const float* alpha, int64_t n, T* y, const T* grad_y,
-                  int64_t pitch, float* slopes, float* products,
+                  const float* alpha, const Place<V>& place, float* y,
+                  const float* grad_y, float* slopes, float* products,
                   Totals<TAPS>& total) {
   constexpr int64_t kRows = together<TAPS>();
   UNROLL for (int64_t first = 0; first < k; first += kRows) {
@@ -127,19 +138,19 @@ INLINE void block(const Constants& c, int64_t k, const float* taps,
     scores<kRows, V>(c, k, first, taps, f);
     UNROLL for (int64_t r = 0; r < kRows; ++r)
       UNROLL for (int64_t v = 0; v < V; ++v) {
-        const int64_t t = first + r, at = t * pitch + v * kLanes;
+        const int64_t t = first + r, at = t * place.pitch + place.at[v];
         const int64_t here = t * kRow + v * kLanes;
         const Vec active = maximum(Vec{}, f[r][v]);
         const Vec value = ATTENDS ? load(alpha + here) * active : active;
         if (BACKWARD) {
-          const Vec dy = load(grad_y + at, n);
+          const Vec dy = load(grad_y + at, place.n);
           const Vec slope = ATTENDS ? load(alpha + here) * dy : dy;
           const Vec passed = f[r][v] > 0.0f ? slope : Vec{};
           store(slopes + here, passed);
           total.shift[t] += passed;
           if (ATTENDS) store(products + here, value * dy);
         }
-        if (!BACKWARD || y != nullptr) store(y + at, value, n);
+        if (!BACKWARD || y != nullptr) store(y + at, value, place.n);
       }
   }
 }
@@ -162,9 +173,9 @@ INLINE void block_backward(const Constants& c, int64_t k, const float* slopes,
 }
 
 // The same for the unfold form.
-template <int64_t TAPS, bool BACKWARD, int64_t V, typename T>
+template <int64_t TAPS, bool BACKWARD, int64_t V>
 INLINE void unfold_block(const Constants& c, int64_t k, const float* taps,
-                         int64_t n, T* y, const T* grad_y, int64_t pitch,
+                         const Place<V>& place, float* y, const float* grad_y,
                          float* slopes, float* grad_taps,
                          Totals<TAPS>& total) {
   constexpr int64_t kMost = most<TAPS>(), kRows = together<TAPS>();
@@ -190,22 +201,24 @@ INLINE void unfold_block(const Constants& c, int64_t k, const float* taps,
     }
     const Vec inverse = reciprocal(sum);
     UNROLL for (int64_t t = 0; t < k; ++t) {
-      const int64_t at = t * pitch + v * kLanes;
+      const int64_t at = t * place.pitch + place.at[v];
       alpha[t][v] *= inverse;
       const Vec value = alpha[t][v] * load(taps + t * kRow + v * kLanes);
       if (BACKWARD) {
-        dy[t][v] = load(grad_y + at, n);
-        inner[v] += value * dy[t][v];
+        dy[t][v] = load(grad_y + at, place.n);
+        // Kept: rounded once and not again, so that one tap has no gradient.
+        const Vec product = value * dy[t][v];
+        store(slopes + t * kRow + v * kLanes, product);
+        inner[v] += product;
       }
-      store(y + at, value, n);
+      store(y + at, value, place.n);
     }
   }
   if (!BACKWARD) return;
   UNROLL for (int64_t v = 0; v < V; ++v)
     UNROLL for (int64_t t = 0; t < k; ++t) {
       const int64_t at = t * kRow + v * kLanes;
-      const Vec slope =
-          alpha[t][v] * (load(taps + at) * dy[t][v] - inner[v]);
+      const Vec slope = load(slopes + at) - alpha[t][v] * inner[v];
       store(slopes + at, slope);
       total.shift[t] += slope;
     }
@@ -251,20 +264,21 @@ void features_of(const Features<T>& f) {
   }
   sweep(f.channel, k, grad_taps,
         [&](int64_t image, int64_t pixel, int64_t size, const float* taps) {
-          const int64_t at = image * f.step + pixel;
           if (kAttends) attend<TAPS>(constants, k, size, taps, alpha);
           by_blocks<TAPS>(size, [&](auto vectors, int64_t q, int64_t n)
                                     INLINE_LAMBDA {
             constexpr int64_t V = decltype(vectors)::value;
-            T* y = BACKWARD && f.y == nullptr ? nullptr : f.y + at + q;
-            const T* grad_y = BACKWARD ? f.grad_y + at + q : nullptr;
+            // Panels have room for whole vectors, which are faster to store,
+            // and their gradients are zero behind the last pixel.
+            const Place<V> place(f.layout, image, pixel + q,
+                                 f.layout.panel != 0 ? kLanes : n);
             if constexpr (FORM == Form::kUnfold)
-              unfold_block<TAPS, BACKWARD, V>(constants, k, taps + q, n, y,
-                                              grad_y, f.pitch, slopes + q,
+              unfold_block<TAPS, BACKWARD, V>(constants, k, taps + q, place,
+                                              f.y, f.grad_y, slopes + q,
                                               grad_taps + q, total);
             else  // products go where the gradients of the taps will
               block<TAPS, kAttends, BACKWARD, V>(
-                  constants, k, taps + q, alpha + q, n, y, grad_y, f.pitch,
+                  constants, k, taps + q, alpha + q, place, f.y, f.grad_y,
                   slopes + q, grad_taps + q, total);
           });
           if constexpr (BACKWARD && kAttends)

@@ -8,6 +8,12 @@ namespace mmrfa {
 
 constexpr int64_t kMostTaps = 121;  // the buffers of some kernels end there
 constexpr int64_t kSlack = 16;      // a vector
+// Vectors of pixels that share a load of every weight.
+constexpr int64_t kVectors = 3;
+
+bool has_avx512();
+inline int64_t lanes() { return has_avx512() ? 16 : 8; }  // of a vector
+inline int64_t panel_width() { return kVectors * lanes(); }
 
 // Window of a convolution, in pixels; tap (i, j) has index i * kw + j.
 struct Geometry {
@@ -42,6 +48,14 @@ enum class Form {
   kUnfold,     // y = softmax(f) * taps
 };
 
+// Where K rows of features lie, float whatever T is. Column `image * step +
+// pixel` of row t is at data[t * pitch + column]; or, if `panel` is not 0, in
+// panels as a product takes them, `panel` from one to the next, step and pixel
+// in whole vectors.
+struct Layout {
+  int64_t pitch, step, panel;
+};
+
 template <typename T>
 struct Features {
   Channel<T> channel;
@@ -49,9 +63,9 @@ struct Features {
   const float* weight;  // (K, K)
   const float* shift;   // (K)
   const float* gain;    // (K), of kAttention
-  T* y;                 // K rows
-  const T* grad_y;      // null: forward; y may be the same memory, or null
-  int64_t pitch, step;  // of y and grad_y: from row to row, image to image
+  float* y;             // K rows
+  const float* grad_y;  // null: forward; y may be the same memory, or null
+  Layout layout;        // of y and grad_y
   float* grad_weight;   // (K, K), added to, as all that follow
   float* grad_shift;    // (K)
   float* grad_gain;     // (K)
@@ -73,25 +87,24 @@ struct Moments {
 
 // Gates of K features of some rows of one channel of one image: by channel
 // and position, or else by row and column of the spread receptive field.
-template <typename T>
 struct Gates {
   Geometry geometry;
   int64_t first, rows;                // output rows
   const float *channel, *position;    // one number; K rows
   const float *row, *column;          // (kh, Ho) and (kw, Wo), if no channel
   int64_t position_pitch;
-  T* y;       // K rows of features in, gated out
-  T* grad_y;  // null: forward. The gradient of y in, of the features out
-  int64_t pitch;  // of y and grad_y
+  float* y;       // K rows of features in, gated out
+  float* grad_y;  // null: forward. The gradient of y in, of the features out
+  int64_t image;  // of those that y has
+  Layout layout;  // of y and grad_y, panels
   float *grad_channel, *grad_position, *grad_row, *grad_column;  // added to
 };
 
 // Features of some channels of one image, `pixels` of its positions, reduced
 // over the channels.
-template <typename T>
 struct ChannelPool {
   int64_t taps, pixels, pitch;  // pitch of y
-  T* y;  // K rows a channel of features in, or of their gradient out
+  float* y;  // K rows a channel of features in, or of their gradient out
   bool backward;
   int64_t channel, channels;  // the first of them, and how many
   // K rows of the maximum, the sum and where the maximum is, or of the
@@ -102,17 +115,45 @@ struct ChannelPool {
 };
 
 // The same reduced over the lines and columns of the spread receptive field.
-template <typename T>
 struct LinePool {
   Geometry geometry;
-  T* y;  // K rows, without gaps, and kSlack more to read
+  float* y;  // K rows, without gaps, and kSlack more to read
   bool backward;
   // Sums (kh, Ho) and (kw, Wo), or what their gradients add to that of a
   // feature.
   float *lines, *columns;
 };
 
-bool has_avx512();
+// out = left @ right, or added to what is there. Columns lie in panels of
+// panel_width(), in which row follows row.
+struct Product {
+  int64_t rows, depth;
+  // Element (m, k): left[m * row_step + k / run * run_step + k % run * step].
+  const float* left;
+  int64_t row_step, step, run, run_step;
+  const float* right;
+  int64_t panel;  // from panel to panel of right
+  // Vector v of row m: `size[v]` numbers at out[m * pitch + at[v]], or, turned,
+  // `pitch` apart at out[at[v] * pitch + m].
+  int64_t vectors;
+  const int64_t *at, *size;
+  float* out;
+  int64_t pitch;
+  bool turned;
+  bool add;
+  const float* start;  // (rows) or null: added where nothing is there
+};
+
+// Rows of pixels in panels: as the right of a product with their rows as its
+// depth, and turned, of one with their columns as its depth.
+struct Panels {
+  int64_t rows, pitch;  // of `from`
+  const float* from;
+  int64_t vectors;      // of columns; as in Product
+  const int64_t *at, *size;
+  float *panels, *turned;
+  int64_t pitch_turned;  // from panel to panel of turned
+};
 
 // Declares a kernel of both instruction sets, and the choice between them.
 #define MMRFA_KERNEL_OF(name, Argument)                          \
@@ -129,9 +170,11 @@ bool has_avx512();
   MMRFA_KERNEL_OF(name, Argument<float>)     \
   MMRFA_KERNEL_OF(name, Argument<uint16_t>)
 MMRFA_KERNEL(features, Features)
-MMRFA_KERNEL(gate, Gates)
-MMRFA_KERNEL(pool_channels, ChannelPool)
-MMRFA_KERNEL(pool_lines, LinePool)
+MMRFA_KERNEL_OF(gate, Gates)
+MMRFA_KERNEL_OF(pool_channels, ChannelPool)
+MMRFA_KERNEL_OF(pool_lines, LinePool)
+MMRFA_KERNEL_OF(product, Product)
+MMRFA_KERNEL_OF(to_panels, Panels)
 MMRFA_KERNEL(moments, Moments)
 MMRFA_KERNEL(moments_backward, Moments)
 #undef MMRFA_KERNEL

@@ -17,6 +17,7 @@
 
 #include "sums.inl"
 
+#include "product.inl"
 #include "features.inl"
 #include "gates.inl"
 #include "lags.inl"

@@ -172,7 +172,7 @@ void lag_sums(const Channel<T>& c, float centre, Sums& sums) {
         add(std::integral_constant<int64_t, 3>());
       else if (taps & 2)
         add(std::integral_constant<int64_t, 2>());
-      else if (taps)
+      else
         add(std::integral_constant<int64_t, 1>());
       some.give(taps, sums);
     }
@@ -234,12 +234,8 @@ INLINE void lag_gradient(const float* slopes, const Sight& sight,
         UNROLL for (int64_t r = 0; r < ROWS; ++r)
           total[r] += slope * load(there + r * pitch);
       }
-    // A pixel that no window samples may have a NaN beside it.
-    IntVec seen = {};
-    UNROLL for (int64_t t = 0; t < kSide; ++t)
-      seen |= sight.sees(t, sight.g.pw + q);
     UNROLL for (int64_t r = 0; r < ROWS; ++r)
-      store(grad_x + r * width + q, (Vec)((IntVec)total[r] & seen), width - q);
+      store(grad_x + r * width + q, total[r], width - q);
   }
 }
 
@@ -281,10 +277,6 @@ void moments_backward_by_lag(const Moments<T>& m) {
         const int64_t pitch = planes[n].pitch;
         const float* x = planes[n].data + (row - top) * pitch;
         float* grad_x = c.grad_x + (first + n) * c.step + row * g.width;
-        if (taps == 0) {
-          std::memset(grad_x, 0, (end - row) * g.width * sizeof(float));
-          continue;
-        }
         int64_t r = row;
         for (; r + kRows <= end; r += kRows) {
           lag_gradient<kRows>(own, sight, x, pitch, grad_x);

@@ -27,10 +27,10 @@ void run_channel_pool(const Learned& p, const Tensor& maximum,
   const Geometry& g = p.geometry;
   const int64_t images = p.x.size(0), channels = p.x.size(1);
   const int64_t taps = g.taps(), pixels = g.pixels();
-  auto pool = [&](const Group& group, int64_t c, int64_t count, T* y) {
+  auto pool = [&](const Group& group, int64_t c, int64_t count, float* y) {
     const int64_t at =
         group.image * taps * pixels + group.row * g.out_width;
-    ChannelPool<T> f{};
+    ChannelPool f{};
     f.taps = taps;
     f.pixels = f.pitch = group.rows * g.out_width;
     f.y = y;
@@ -45,7 +45,7 @@ void run_channel_pool(const Learned& p, const Tensor& maximum,
   };
   if (backward) {
     at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
-      std::vector<T> memory(taps * pixels);
+      std::vector<float> memory(taps * pixels);
       for (int64_t c = begin; c < end; ++c)
         for (int64_t n = 0; n < images; ++n) {
           const Group image{n, 1, 0, g.out_height};
@@ -63,7 +63,7 @@ void run_channel_pool(const Learned& p, const Tensor& maximum,
                              divide_up(pixels, 256)));
   const int64_t parts = divide_up(g.out_height, rows);
   at::parallel_for(0, images * parts, 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> memory(kTogether * taps * rows * g.out_width);
+    std::vector<float> memory(kTogether * taps * rows * g.out_width);
     for (int64_t part = begin; part < end; ++part) {
       const int64_t row = part % parts * rows;
       const Group group{part / parts, 1, row,
@@ -89,12 +89,12 @@ void run_line_pool(const Learned& p, const Tensor& lines,
   const Geometry& g = p.geometry;
   const int64_t channels = p.x.size(1);
   at::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> memory(g.taps() * g.pixels() + kSlack);
+    std::vector<float> memory(g.taps() * g.pixels() + kSlack);
     for (int64_t c = begin; c < end; ++c)
       for (int64_t n = 0; n < p.x.size(0); ++n) {
         const int64_t plane = n * channels + c;
         Features<T> f = features_of<T>(p, {n, 1, 0, g.out_height}, c);
-        LinePool<T> q{};
+        LinePool q{};
         q.geometry = g;
         q.y = memory.data();
         q.backward = backward;

@@ -73,7 +73,7 @@ Channel<T> channel_of(const Tensor& x, const Tensor& grad_x, const Geometry& g,
           at_offset(grad_x, from)};
 }
 
-// The features of that channel; y and grad_y are still to be said.
+// The features of that channel, in rows; y and grad_y are still to be said.
 template <typename T>
 Features<T> features_of(const Learned& p, const Group& group, int64_t c) {
   const int64_t taps = p.geometry.taps();
@@ -86,11 +86,12 @@ Features<T> features_of(const Learned& p, const Group& group, int64_t c) {
   f.grad_weight = at_offset(p.grad_weight, c * taps * taps);
   f.grad_shift = at_offset(p.grad_shift, c * taps);
   f.grad_gain = at_offset(p.grad_gain, c * taps);
-  f.step = group.rows * p.geometry.out_width;
-  f.pitch = group.images * f.step;
+  const int64_t pixels = group.rows * p.geometry.out_width;
+  f.layout = {group.images * pixels, pixels, 0};
   return f;
 }
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 }  // namespace mmrfa
