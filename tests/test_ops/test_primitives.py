@@ -42,29 +42,39 @@ def op(name):
     return getattr(torch.ops.mmrfa, name).default
 
 
-def inputs(name, window, dtype=torch.float32, images=2, last=False):
+def inputs(
+    name,
+    window,
+    dtype=torch.float32,
+    images=2,
+    last=False,
+    channels=(6, 4),
+    groups=2,
+    size=(9, 21),
+):
     """Arguments of an operator; ``rf_conv`` in one of its forms."""
     taps = window.taps
-    x = torch.randn(images, 6, 9, 21, dtype=dtype)
+    c, out = channels
+    x = torch.randn(images, c, *size, dtype=dtype)
     if last:
         x = x.to(memory_format=torch.channels_last)
     geometry = [list(pair) for pair in window]
-    learned = [torch.randn(6, taps, taps), torch.randn(6, taps)]
+    learned = [torch.randn(c, taps, taps) / taps**0.5, torch.randn(c, taps)]
     if name in NAMES:
         args = [x, *([] if name == 'rf_moments' else learned), *geometry]
         return [_with_gradient(arg) for arg in args]
     height, width = window.out_size(x)
     kh, kw = window.kernel_size
-    gain = torch.rand(6, taps) if name == 'attention' else None
+    gain = torch.rand(c, taps) if name == 'attention' else None
     gates = [None] * 4
     if name == 'positions':
-        gates[0] = torch.rand(images, 6)
+        gates[0] = torch.rand(images, c)
         gates[1] = torch.rand(images, taps, height, width)
     if name == 'lines':
-        gates[2] = torch.rand(images, 6, kh, height)
-        gates[3] = torch.rand(images, 6, kw, width)
-    last_conv = [torch.randn(4, 3, kh, kw), torch.randn(4)]
-    rest = *geometry[1:], 2, name == 'unfold'
+        gates[2] = torch.rand(images, c, kh, height)
+        gates[3] = torch.rand(images, c, kw, width)
+    last_conv = [torch.randn(out, c // groups, kh, kw), torch.randn(out)]
+    rest = *geometry[1:], groups, name == 'unfold'
     args = [x, gain, *learned, *last_conv, *gates, *rest]
     return [_with_gradient(arg) for arg in args]
 
@@ -161,15 +171,21 @@ def test_scores_of_any_size(window, size):
     compare('rf_conv', args, 1e-7 * size + TOLERANCE[torch.float32])
 
 
-def test_more_than_one_group_of_pixels():
-    """An image whose features exceed the cache is worked on in pieces."""
-    args = inputs('attention', WINDOWS[0])
-    args[0] = torch.randn(2, 32, 120, 130, requires_grad=True)
-    args[1] = torch.rand(32, 9, requires_grad=True)
-    args[2] = (torch.randn(32, 9, 9) / 9).requires_grad_()
-    args[3] = torch.randn(32, 9, requires_grad=True)
-    args[4] = torch.randn(4, 16, 3, 3, requires_grad=True)
-    compare('rf_conv', args, 1e-4)
+LARGE = dict(
+    pixels=dict(channels=(32, 4), images=2, size=(120, 130)),
+    features=dict(channels=(70, 6), images=1, groups=1),
+    outputs=dict(channels=(5, 300), images=1, groups=1),
+    images=dict(channels=(34, 27), images=7, groups=1, size=(7, 7)),
+    parts=dict(channels=(35, 15), images=3, groups=5, size=(5, 5)),
+    width=dict(channels=(3, 5), images=1, groups=1, size=(2, 700)),
+)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('what', LARGE)
+def test_more_than_one_block(what, form):
+    """Work cut so that it fits into caches, rest and all."""
+    compare('rf_conv', inputs(form, WINDOWS[0], **LARGE[what]), 1e-4)
 
 
 @pytest.mark.parametrize('name', [*FORMS, *NAMES])
@@ -427,10 +443,12 @@ def test_a_maximum_keeps_nan():
 # How the kernels run --------------------------------------------------------
 
 
+@pytest.mark.parametrize('size', [(9, 21), (5, 5)], ids=str)
 @pytest.mark.parametrize('name', [*FORMS, *NAMES])
-def test_threads_do_not_change_the_result(name):
+def test_threads_do_not_change_the_result(name, size):
+    """With pixels for all of them, and with fewer."""
     assert cpu.uses_threads()
-    args = inputs(name, WINDOWS[0], images=3)
+    args = inputs(name, WINDOWS[0], images=3, channels=(6, 36), size=size)
     run = op(name if name in NAMES else 'rf_conv')
     before = torch.get_num_threads()
     found = []

@@ -19,6 +19,9 @@
 namespace mmrfa {
 namespace {
 
+// Groups of pixels of which the gradient of the output is laid out at a time.
+constexpr int64_t kGroups = 8;
+
 // The weight of the last convolution as (groups, O / groups, C / groups * K).
 Tensor checked_matrices(const Tensor& weight, const Tensor& x, int64_t groups) {
   check_type("weight", weight, {at::kFloat, x.scalar_type()});
@@ -88,13 +91,13 @@ void run_by_rows(const Product& p) {
 // The gradient of the output over the pixels of a group: in panels, for that of
 // the features, and turned, for that of the weight.
 struct OutGradient {
-  Tensor panels, turned;  // (groups, rows, columns), rows of one whole panels
+  Tensor panels, turned;  // (parts, rows, columns), rows of one whole panels
   std::vector<int64_t> at, size;  // of every vector of rows
 
-  OutGradient(int64_t groups, int64_t rows, int64_t columns,
+  OutGradient(int64_t parts, int64_t rows, int64_t columns,
               const at::TensorOptions& options)
-      : panels(at::empty({groups, rows, columns}, options)),
-        turned(at::empty({groups, round_up(rows, panel_width()), columns},
+      : panels(at::empty({parts, rows, columns}, options)),
+        turned(at::empty({parts, round_up(rows, panel_width()), columns},
                          options)) {
     for (int64_t row = 0; row < rows; row += lanes()) {
       at.push_back(row);
@@ -104,29 +107,18 @@ struct OutGradient {
 
   void fill(const Tensor& grad, const Group& group, const Geometry& g,
             const Columns& columns) {
-    const int64_t groups = panels.size(0), rows = panels.size(1);
-    const int64_t width = panel_width();
-    at::parallel_for(
-        0, groups * divide_up(columns.vectors, kVectors), 1,
-        [&](int64_t begin, int64_t end) {
-          for (int64_t index = begin; index < end; ++index) {
-            const int64_t part = index % groups, panel = index / groups;
-            const int64_t vector = panel * kVectors;
-            Panels f{};
-            f.rows = rows;
-            f.pitch = g.pixels();
-            f.from = pixels_of(grad, group, g, part * rows);
-            f.vectors = std::min(kVectors, columns.vectors - vector);
-            f.at = columns.at.data() + vector;
-            f.size = columns.size.data() + vector;
-            f.panels = at_offset(panels, part * panels.stride(0) +
-                                             panel * rows * width);
-            f.turned = at_offset(
-                turned, part * turned.stride(0) + panel * width * width);
-            f.pitch_turned = columns.count() * width;
-            to_panels(f);
-          }
-        });
+    for (int64_t part = 0; part < panels.size(0); ++part) {
+      Panels f{};
+      f.rows = panels.size(1);
+      f.pitch = g.pixels();
+      f.from = pixels_of(grad, group, g, part * f.rows);
+      f.vectors = columns.vectors;
+      f.at = columns.at.data();
+      f.size = columns.size.data();
+      f.panels = at_offset(panels, part * panels.stride(0));
+      f.turned = at_offset(turned, part * turned.stride(0));
+      to_panels(f);
+    }
   }
 
   // The gradient of the features of a block, in y.
@@ -267,33 +259,44 @@ rf_conv_backward(const Tensor& grad, const Tensor& x,
   const int64_t threads = at::get_num_threads();
   const std::vector<Group> work = groups_of(x.size(0), g, 1);
   const int64_t most = Columns::most(work, g);
-  // All threads work on one group, on channels of their own.
   const int64_t together = channels_at_once(g, channels, threads);
   const int64_t blocks = divide_up(channels, together);
   const int64_t size = together * g.taps() * most;
   const auto options = matrices.options();
   const Tensor memory = at::empty({threads, p.gated() ? 2 : 1, size}, options);
-  OutGradient gradient(groups, matrices.size(1), most, options);
   // The first group writes it: zeros would be another pass over fresh pages.
   const Tensor grad_weight = work.empty()
                                  ? at::zeros(matrices.sizes(), options)
                                  : at::empty(matrices.sizes(), options);
-  for (const Group& group : work) {
-    const Columns columns(group, g, weight.size(0));
-    gradient.fill(of_out, group, g, columns);
+  // All threads work on some groups, on channels of their own, before they wait
+  // for each other.
+  const int64_t count = work.size();
+  std::vector<OutGradient> gradients;
+  for (int64_t i = 0; i < std::min(count, kGroups); ++i)
+    gradients.emplace_back(groups, matrices.size(1), most, options);
+  for (int64_t first = 0; first < count; first += kGroups) {
+    const int64_t some = std::min(kGroups, count - first);
+    std::vector<Columns> columns;
+    for (int64_t i = 0; i < some; ++i)
+      columns.emplace_back(work[first + i], g, weight.size(0));
+    at::parallel_for(0, some, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        gradients[i].fill(of_out, work[first + i], g, columns[i]);
+    });
     at::parallel_for(0, groups * blocks, 1, [&](int64_t begin, int64_t end) {
       float* y = at_offset(memory, at::get_thread_num() * memory.stride(0));
       float* values = p.gated() ? y + size : y;
       for (int64_t index = begin; index < end; ++index) {
         const int64_t part = index / blocks, c = index % blocks * together;
-        const Block block{g, group, columns, part, c,
-                          std::min(together, channels - c),
-                          part * channels + c};
-        gradient.to_features(block, matrices, y);
-        for (int64_t i = 0; i < block.channels; ++i)
-          run_features(p, block, i, y, values, true);
-        gradient.to_weight(block, values, grad_weight,
-                           &group != &work.front());
+        for (int64_t i = 0; i < some; ++i) {
+          const Block block{g, work[first + i], columns[i], part, c,
+                            std::min(together, channels - c),
+                            part * channels + c};
+          gradients[i].to_features(block, matrices, y);
+          for (int64_t j = 0; j < block.channels; ++j)
+            run_features(p, block, j, y, values, true);
+          gradients[i].to_weight(block, values, grad_weight, first + i > 0);
+        }
       }
     });
   }

@@ -152,7 +152,6 @@ struct Panels {
   int64_t vectors;      // of columns; as in Product
   const int64_t *at, *size;
   float *panels, *turned;
-  int64_t pitch_turned;  // from panel to panel of turned
 };
 
 // Declares a kernel of both instruction sets, and the choice between them.

@@ -75,13 +75,14 @@ void product(const Product& p) {
 }
 
 void to_panels(const Panels& p) {
+  const int64_t columns = p.vectors * kLanes;
   for (int64_t row = 0; row < p.rows; ++row)
     for (int64_t v = 0; v < p.vectors; ++v) {
       const Vec value = load(p.from + row * p.pitch + p.at[v], p.size[v]);
       store(p.panels + (v / kVectors * p.rows + row) * kPanel +
                 v % kVectors * kLanes,
             value);
-      float* to = p.turned + row / kPanel * p.pitch_turned + row % kPanel +
+      float* to = p.turned + row / kPanel * kPanel * columns + row % kPanel +
                   v * kLanes * kPanel;
       for (int64_t i = 0; i < kLanes; ++i) to[i * kPanel] = value[i];
     }
