@@ -443,12 +443,12 @@ def test_a_maximum_keeps_nan():
 # How the kernels run --------------------------------------------------------
 
 
-@pytest.mark.parametrize('size', [(9, 21), (5, 5)], ids=str)
+@pytest.mark.parametrize('images, size', [(3, (9, 21)), (1, (5, 5))], ids=str)
 @pytest.mark.parametrize('name', [*FORMS, *NAMES])
-def test_threads_do_not_change_the_result(name, size):
+def test_threads_do_not_change_the_result(name, images, size):
     """With pixels for all of them, and with fewer."""
     assert cpu.uses_threads()
-    args = inputs(name, WINDOWS[0], images=3, channels=(6, 36), size=size)
+    args = inputs(name, WINDOWS[0], images=images, channels=(6, 36), size=size)
     run = op(name if name in NAMES else 'rf_conv')
     before = torch.get_num_threads()
     found = []
