@@ -8,9 +8,9 @@
 
 namespace mmrfa {
 
-// Output pixels and features of a block: panels of so many features fit into the
-// nearest cache, all of them into the next one. With fewer pixels to a panel of
-// the weight, products are slow.
+// Output pixels and features of a block: a panel of so many features fits into
+// the nearest cache, all of them into the next one. With fewer pixels products
+// wait for the weight.
 constexpr int64_t kPixels = 288, kFewestPixels = 96;
 constexpr int64_t kFeatures = 288;
 

@@ -1,9 +1,9 @@
 // Weighted features and the convolution behind them.
 //
-// The features of some output pixels are made by the kernels, channel by channel,
-// in panels as a product takes them. They meet the last convolution a few channels
-// at a time, while they are in a near cache: nothing of size C * K * Ho * Wo exists
-// at any time. Arithmetic is in float32 for all types.
+// The features of some output pixels are made by the kernels, channel by
+// channel, in panels as a product takes them. They meet the last convolution a
+// few channels at a time, while they are in a near cache: nothing of size
+// C * K * Ho * Wo exists at any time. Arithmetic is in float32 for all types.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
