@@ -4,7 +4,9 @@
 
 writes NAME.json (every figure, machine, versions, commit), NAME.md (tables)
 and NAME.png. All forms of one case are timed in turn, several times over, so
-that a machine that slows down slows them alike; medians are compared.
+that a machine that slows down slows them alike; medians are compared. Layers are
+timed in several processes: where its memory lies is luck of a process, and moves
+a single ratio by a quarter.
 """
 
 import argparse
@@ -12,7 +14,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from statistics import median
 
 import report
 import torch
@@ -58,7 +62,8 @@ NETWORKS = {
 }
 NOTE = (
     'Ratios are to `nn.Conv2d` or the plain network, timed in turn in the '
-    'same run; medians. `reference` is the literal form. Memory is the peak '
+    'same run; medians, of layers over several processes. `reference` is the '
+    'literal form. Memory is the peak '
     'of a training step with `MALLOC_MMAP_THRESHOLD_` at 1 MiB, so that '
     'blocks that are free again do not count.'
 )
@@ -92,6 +97,26 @@ def layer_cases(rounds: int, batches: list[int], threads: list[int]) -> list:
         case |= compare(modules, [x], rounds, on_cpu(count))
         cases.append(say(case))
     return cases
+
+
+def in_processes(count: int, arguments: list[str]) -> list:
+    """Layer cases, their seconds the medians over so many processes."""
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, 'cases.json')
+        for _ in range(count):
+            subprocess.run(
+                [sys.executable, __file__, *arguments, '--layers-to', file],
+                check=True,
+            )
+            runs.append(json.loads(file.read_text()))
+    for case, *others in zip(*runs, strict=True):
+        for name in PASSES:
+            case[name] = {
+                form: median([seconds, *(c[name][form] for c in others)])
+                for form, seconds in case[name].items()
+            }
+    return runs[0]
 
 
 def network(
@@ -175,11 +200,13 @@ def shown(layers: list, batch: int, threads: int) -> list:
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=9)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 4, 16])
     parser.add_argument('--threads', type=int, nargs='+', default=[1, 2])
+    parser.add_argument('--processes', type=int, default=3)
     parser.add_argument('--no-networks', action='store_true')
     parser.add_argument('--peak', nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument('--layers-to', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
         print_peak(*args.peak)
@@ -187,10 +214,14 @@ def main() -> None:
     if cpu.unavailable():
         sys.exit(f'error: backend compiled: {cpu.unavailable()}')
     torch.manual_seed(0)
-    layers = layer_cases(args.rounds, args.batches, args.threads)
+    if args.layers_to:
+        layers = layer_cases(args.rounds, args.batches, args.threads)
+        args.layers_to.write_text(json.dumps(layers))
+        return
+    layers = in_processes(args.processes, sys.argv[1:])
     networks = []
     if not args.no_networks:
-        networks = network_cases(max(2, args.rounds // 2), args.threads)
+        networks = network_cases(max(2, args.rounds - 1), args.threads)
     batch = 4 if 4 in args.batches else max(args.batches)
     results = dict(
         machine=machine(instructions=cpu.instruction_set(), dtype='float32'),
