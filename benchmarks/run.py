@@ -4,9 +4,9 @@
 
 writes NAME.json (every figure, machine, versions, commit), NAME.md (tables)
 and NAME.png. All forms of one case are timed in turn, several times over, so
-that a machine that slows down slows them alike; medians are compared. Layers are
-timed in several processes: where its memory lies is luck of a process, and moves
-a single ratio by a quarter.
+that a machine that slows down slows them alike; medians are compared. Layers
+are timed in several processes: where its memory lies is luck of a process, and
+moves a single ratio by a quarter.
 """
 
 import argparse
@@ -62,8 +62,8 @@ NETWORKS = {
 }
 NOTE = (
     'Ratios are to `nn.Conv2d` or the plain network, timed in turn in the '
-    'same run; medians, of layers over several processes. `reference` is the '
-    'literal form. Memory is the peak '
+    'same process; medians, and of layers the medians of the ratios of '
+    'several processes. `reference` is the literal form. Memory is the peak '
     'of a training step with `MALLOC_MMAP_THRESHOLD_` at 1 MiB, so that '
     'blocks that are free again do not count.'
 )
@@ -100,7 +100,11 @@ def layer_cases(rounds: int, batches: list[int], threads: list[int]) -> list:
 
 
 def in_processes(count: int, arguments: list[str]) -> list:
-    """Layer cases, their seconds the medians over so many processes."""
+    """Layer cases, medians over so many processes.
+
+    Of the ratios to plain that each of them finds: times of different
+    processes are not compared.
+    """
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, 'cases.json')
@@ -110,13 +114,18 @@ def in_processes(count: int, arguments: list[str]) -> list:
                 check=True,
             )
             runs.append(json.loads(file.read_text()))
-    for case, *others in zip(*runs, strict=True):
+    merged = []
+    for cases in zip(*runs, strict=True):
+        case = dict(cases[0])
         for name in PASSES:
+            plain = median(c[name]['plain'] for c in cases)
             case[name] = {
-                form: median([seconds, *(c[name][form] for c in others)])
-                for form, seconds in case[name].items()
+                form: plain
+                * median(c[name][form] / c[name]['plain'] for c in cases)
+                for form in case[name]
             }
-    return runs[0]
+        merged.append(case)
+    return merged
 
 
 def network(

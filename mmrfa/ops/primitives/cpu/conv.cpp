@@ -19,8 +19,9 @@
 namespace mmrfa {
 namespace {
 
-// Groups of pixels of which the gradient of the output is laid out at a time.
-constexpr int64_t kGroups = 8;
+// Of the gradient of the output, laid out at a time for as many groups of
+// pixels as that is: between them threads wait for each other.
+constexpr int64_t kBytes = 8 << 20;
 
 // The weight of the last convolution as (groups, O / groups, C / groups * K).
 Tensor checked_matrices(const Tensor& weight, const Tensor& x, int64_t groups) {
@@ -103,6 +104,10 @@ struct OutGradient {
       at.push_back(row);
       size.push_back(std::min(lanes(), rows - row));
     }
+  }
+
+  int64_t bytes() const {
+    return static_cast<int64_t>(panels.nbytes() + turned.nbytes());
   }
 
   void fill(const Tensor& grad, const Group& group, const Geometry& g,
@@ -268,14 +273,16 @@ rf_conv_backward(const Tensor& grad, const Tensor& x,
   const Tensor grad_weight = work.empty()
                                  ? at::zeros(matrices.sizes(), options)
                                  : at::empty(matrices.sizes(), options);
-  // All threads work on some groups, on channels of their own, before they wait
-  // for each other.
+  // All threads work on the same groups, on channels of their own.
   const int64_t count = work.size();
   std::vector<OutGradient> gradients;
-  for (int64_t i = 0; i < std::min(count, kGroups); ++i)
+  for (int64_t bytes = 0; static_cast<int64_t>(gradients.size()) < count &&
+                          bytes < kBytes;
+       bytes += gradients.back().bytes())
     gradients.emplace_back(groups, matrices.size(1), most, options);
-  for (int64_t first = 0; first < count; first += kGroups) {
-    const int64_t some = std::min(kGroups, count - first);
+  const int64_t at_once = gradients.size();
+  for (int64_t first = 0; first < count; first += at_once) {
+    const int64_t some = std::min(at_once, count - first);
     std::vector<Columns> columns;
     for (int64_t i = 0; i < some; ++i)
       columns.emplace_back(work[first + i], g, weight.size(0));

@@ -8,7 +8,8 @@ namespace MMRFA_ISA {
 namespace {
 
 constexpr int64_t kPanel = kVectors * kLanes;
-// Rows of a tile: with kVectors as many sums as there are registers for.
+// Rows of a tile: with kVectors as many sums as there are registers for. With a
+// single vector twice as many, to keep the arithmetic busy.
 constexpr int64_t kTile = kLanes == 16 ? 8 : 4;
 
 // Where a column begins in a layout, of panels only a whole vector's first.
@@ -71,7 +72,7 @@ void product(const Product& p) {
   for (; vector + kVectors <= p.vectors; vector += kVectors)
     tiles<kTile, kVectors>(p, 0, vector);
   if (p.vectors - vector == 2) tiles<kTile, 2>(p, 0, vector);
-  if (p.vectors - vector == 1) tiles<kTile, 1>(p, 0, vector);
+  if (p.vectors - vector == 1) tiles<2 * kTile, 1>(p, 0, vector);
 }
 
 void to_panels(const Panels& p) {
