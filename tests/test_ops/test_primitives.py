@@ -162,6 +162,23 @@ def test_moments_by_lag(images, size, padding, dilation):
     compare('rf_moments', [x, *map(list, window)], 1e-5)
 
 
+@pytest.mark.parametrize('form', FORMS)
+def test_nothing_is_left_of_the_call_before(form):
+    """Buffers are kept, and rows of 15 pixels end inside a vector."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    args = inputs(form, WINDOWS[0], size=(40, 40))
+    nan = [
+        _with_gradient(torch.full_like(arg, torch.nan))
+        if torch.is_tensor(arg)
+        else arg
+        for arg in args
+    ]
+    op('rf_conv')(*nan).sum().backward()
+    compare('rf_conv', inputs(form, WINDOWS[0], size=(3, 15)), 1e-5)
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize('size', [30.0, 100.0, 1000.0])
 @pytest.mark.parametrize('window', WINDOWS[:3], ids=str)
 def test_scores_of_any_size(window, size):

@@ -92,7 +92,7 @@ void run_by_rows(const Product& p) {
 // The gradient of the output over the pixels of a group: in panels, for that of
 // the features, and turned, for that of the weight.
 struct OutGradient {
-  Tensor panels, turned;  // (parts, rows, columns), rows of one whole panels
+  Tensor panels, turned;  // (parts, rows, columns), `turned` in whole panels
   std::vector<int64_t> at, size;  // of every vector of rows
 
   OutGradient(int64_t parts, int64_t rows, int64_t columns,

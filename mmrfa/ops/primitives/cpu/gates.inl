@@ -34,6 +34,9 @@ void gate_lines(const Gates& f) {
         store(columns + j * pitch + at,
               load(f.column + j * width + q, width - q));
     }
+  // Pixels behind the last one come into sums over columns, times zero.
+  for (int64_t i = 0; i < g.kh + g.kw; ++i)
+    store(rows + i * pitch + pixels, Vec{});
   float* grad_rows = rows + all;
   float* grad_columns = grad_rows + g.kh * pitch;
   if (f.grad_y != nullptr) std::memset(grad_rows, 0, all * sizeof(float));
