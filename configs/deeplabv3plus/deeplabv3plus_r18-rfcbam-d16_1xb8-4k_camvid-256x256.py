@@ -1,2 +1,5 @@
 _base_ = './deeplabv3plus_r18-d16_1xb8-4k_camvid-256x256.py'
-model = dict(backbone=dict(attention_conv=dict(type='RFCBAMConv')))
+# A neutral start was better on val, 5 of 5 seeds: results/README.md.
+model = dict(
+    backbone=dict(attention_conv=dict(type='RFCBAMConv', start='neutral'))
+)
