@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
 from mmrfa.results import page
@@ -21,6 +22,7 @@ from mmrfa.results.records import (
     scores_of,
     write_scalars,
 )
+from mmrfa.results.statistics import difference
 from mmrfa.results.studies import find_study, twins
 
 from .crafted_runs import CONFIGS, REPO
@@ -54,6 +56,33 @@ def test_how_the_recipe_was_settled():
     assert f'after 1000 steps mIoU was {short[1000]:.2f}, and' in words
     assert f'{weighted[1000]:.2f} where rare classes count more' in words
     assert f'at {max(cut)}, stood at {cut[max(cut)]:.2f}.' in words
+
+
+def test_recipes_start_as_the_start_study_says():
+    """On our own data; the papers' recipes start as published."""
+    study = find_study('camvid_start', CONFIGS)
+    wanted = {}
+    for operator in ('RFAConv', 'RFCBAMConv', 'RFCAConv', 'AWConv'):
+        found = difference(
+            RECORDS, study.name, f'{operator} neutral', operator
+        )
+        assert found.seeds == tuple(range(5))
+        wanted[operator] = 'neutral' if found.interval[0] > 0 else None
+    checked = set()
+    for name, path in CONFIGS.items():
+        model = Config.fromfile(path).get('model', {})
+        layer = model.get('attention_conv') or model.get('backbone', {}).get(
+            'attention_conv'
+        )
+        # The study of the start sets it itself.
+        if layer is None or '2k_camvidhalf' in name:
+            continue
+        ours = any(x in name for x in ('camvid', 'bccd', 'clothing10'))
+        start = wanted.get(layer['type']) if ours else None
+        assert layer.get('start') == start, name
+        checked.add((layer['type'], ours))
+    assert {(operator, True) for operator in wanted} <= checked
+    assert ('RFCBAMConv', False) in checked
 
 
 @pytest.mark.parametrize(
