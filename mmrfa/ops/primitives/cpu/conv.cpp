@@ -10,6 +10,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "blocks.h"
@@ -232,10 +233,13 @@ Tensor rf_conv(const Tensor& x, const OptionalTensor& gain,
   const int64_t count = work.size();
   if (count < threads)
     for (int64_t index = 0; index < count; ++index) run(index);
-  else
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t index = begin; index < end; ++index) run(index);
+  else {
+    // Whoever is ready takes the next one: cores differ, or serve others too.
+    std::atomic<int64_t> next{0};
+    at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+      for (int64_t index = next++; index < count; index = next++) run(index);
     });
+  }
   return as_input(out, x);
 }
 
