@@ -77,8 +77,7 @@ def sdist(clone, tmp_path_factory) -> Path:
 def wheel(sdist, tmp_path_factory) -> Path:
     """Made from the archive of sources, as ``python -m build`` does."""
     place = tmp_path_factory.mktemp('wheel')
-    with tarfile.open(sdist) as archive:
-        archive.extractall(place, filter='data')
+    shutil.unpack_archive(sdist, place)
     (sources,) = place.iterdir()
     return build(sources, 'wheel', place / 'out')
 
