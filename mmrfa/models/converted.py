@@ -71,6 +71,11 @@ def build_converted(
         return MODELS.build(cfg)
     operator = check_operator(attention_conv)
     arguments = {k: v for k, v in attention_conv.items() if k != 'type'}
+    if 'start' in arguments:
+        raise InputError(
+            'attention_conv.start: expected none, converted operators start '
+            f'as published, got {arguments["start"]!r}'
+        )
     if norm_cfg is not None:
         arguments.setdefault('norm_cfg', norm_cfg)
     if start == 'exact':

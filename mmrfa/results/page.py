@@ -84,14 +84,16 @@ def across(studies: list[Study], records: list[Record]) -> str | None:
         records (list[Record]): rows of any study.
 
     Returns:
-        str | None: Markdown; None where no study has a form beside plain.
+        str | None: Markdown; None where no study has two seeds of a form and
+            of plain.
     """
     pairs = {}
     for study in studies:
         plain = scores_by_seed(records, study.name, PLAIN)
         for form in study.forms if plain and study.scored == 'test' else ():
             mine = scores_by_seed(records, study.name, form)
-            if form in TAGS and mine:
+            # One run of each has no interval.
+            if form in TAGS and min(len(mine), len(plain)) > 1:
                 pair = [*mine.values()], [*plain.values()]
                 pairs.setdefault(form, []).append(pair)
     rows = [

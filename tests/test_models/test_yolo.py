@@ -132,10 +132,7 @@ def test_variant_is_its_twin_with_an_operator(name):
         assert len(NAMES[name].read_text().splitlines()) == 2
     operator = variant.model.pop('attention_conv')
     tag = name.split('_')[1].partition('-')[2]
-    # results/README.md
-    neutral = name.endswith('rfcbam_1xb8-100e_bccd')
-    start = dict(start='neutral') if neutral else {}
-    assert {**operator, 'type': TAGS[operator.type]} == dict(type=tag, **start)
+    assert {**operator, 'type': TAGS[operator.type]} == dict(type=tag)
     assert 'attention_conv' not in plain.model
     assert variant.to_dict() == plain.to_dict()
 
