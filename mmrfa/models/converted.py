@@ -63,8 +63,9 @@ def build_converted(
         nn.Module: a model of type ``original``.
 
     Raises:
-        InputError: an unknown operator or start, nothing to convert, or,
-            with a fresh start, a convolution that is frozen.
+        InputError: an unknown operator or start, a start of the operator,
+            nothing to convert, or, with a fresh start, a convolution that is
+            frozen.
     """
     cfg = dict(model, type=original)
     if attention_conv is None:
@@ -73,8 +74,8 @@ def build_converted(
     arguments = {k: v for k, v in attention_conv.items() if k != 'type'}
     if 'start' in arguments:
         raise InputError(
-            'attention_conv.start: expected none, converted operators start '
-            f'as published, got {arguments["start"]!r}'
+            'attention_conv.start: expected none, start of the model says how '
+            f'converted operators begin, got {arguments["start"]!r}'
         )
     if norm_cfg is not None:
         arguments.setdefault('norm_cfg', norm_cfg)

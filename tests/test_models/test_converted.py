@@ -180,7 +180,7 @@ def test_an_operator_of_ones_own():
         (dict(where=7, exclude='backbone.*'), 'expected a convolution that'),
         (
             dict(attention_conv=dict(type='RFAConv', start='neutral')),
-            "expected none, converted .* got 'neutral'",
+            "start: expected none, .* got 'neutral'",
         ),
         (dict(start='freshly'), "'fresh' or 'exact', got 'freshly'"),
         (dict(start='fresh'), r'layer1\.0\.conv2 is frozen'),

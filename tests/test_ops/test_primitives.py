@@ -174,9 +174,11 @@ def test_nothing_is_left_of_the_call_before(form):
         else arg
         for arg in args
     ]
-    op('rf_conv')(*nan).sum().backward()
-    compare('rf_conv', inputs(form, WINDOWS[0], size=(3, 15)), 1e-5)
-    torch.set_num_threads(before)
+    try:
+        op('rf_conv')(*nan).sum().backward()
+        compare('rf_conv', inputs(form, WINDOWS[0], size=(3, 15)), 1e-5)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize('size', [30.0, 100.0, 1000.0])
