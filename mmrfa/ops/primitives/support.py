@@ -28,7 +28,7 @@ def unsupported(
     dtype = computed_in(x)
     weights = {conv.weight.dtype, feature.weight.dtype}
     # A convolution takes one dtype; the reference form says so.
-    if not autocasts(x) and weights != {x.dtype}:
+    if weights != {x.dtype} and not autocasts(x):
         return f'needs weights of the dtype of the input, {x.dtype}'
     if conv.weight.dtype not in (dtype, torch.float32):
         return f'needs weights of float32 or {dtype}, got {conv.weight.dtype}'

@@ -7,7 +7,8 @@ namespace {
 // What stays the same for all pixels of a channel.
 struct Constants {
   const float *weight, *shift, *gain;
-  // In units of log2, for a sum over the taps instead of their mean.
+  // Less that of the first tap, whose exponential is 1 then; in units of log2,
+  // for a sum over the taps instead of their mean.
   float scaled_gain[kMostTaps], highest, lowest;
   // Of the size of that sum: up to it no exponential needs the largest score.
   float near;
@@ -18,7 +19,8 @@ struct Constants {
         near(0) {
     if (f.form != Form::kAttention) return;
     for (int64_t t = 0; t < k; ++t) {
-      scaled_gain[t] = gain[t] * 1.44269504f / static_cast<float>(k);
+      scaled_gain[t] =
+          (gain[t] - gain[0]) * 1.44269504f / static_cast<float>(k);
       if (t == 0 || scaled_gain[t] > highest) highest = scaled_gain[t];
       if (t == 0 || scaled_gain[t] < lowest) lowest = scaled_gain[t];
     }
@@ -69,21 +71,38 @@ INLINE void scores(const Constants& c, int64_t k, int64_t first,
 template <int64_t TAPS>
 INLINE void attend(const Constants& c, int64_t k, int64_t size,
                    const float* taps, float* alpha) {
+  float pooled[kRow];
+  bool near = true;
   for (int64_t q = 0; q < size; q += kLanes) {
-    Vec pooled = {}, sum = {}, power[most<TAPS>()];
-    UNROLL for (int64_t t = 0; t < k; ++t) pooled += load(taps + t * kRow + q);
-    if (all_within(pooled, c.near)) {
-      UNROLL for (int64_t t = 0; t < k; ++t)
-        sum += power[t] = exp2_product(pooled, c.scaled_gain[t]);
-    } else {
-      // The largest score is known before any exponential.
-      const Vec top = pooled * (pooled > 0.0f ? splat(c.highest)
-                                              : splat(c.lowest));
-      for (int64_t t = 0; t < k; ++t)
-        sum += power[t] = exp2_negative(pooled * c.scaled_gain[t] - top);
+    Vec sum = {};
+    UNROLL for (int64_t t = 0; t < k; ++t) sum += load(taps + t * kRow + q);
+    store(pooled + q, sum);
+    near &= all_within(sum, c.near);
+  }
+  if (near) {
+    for (int64_t t = 1; t < k; ++t)
+      for (int64_t q = 0; q < size; q += kLanes)
+        store(alpha + t * kRow + q,
+              exp2_product(load(pooled + q), c.scaled_gain[t]));
+    for (int64_t q = 0; q < size; q += kLanes) {
+      Vec sum = splat(1.0f);
+      UNROLL for (int64_t t = 1; t < k; ++t) sum += load(alpha + t * kRow + q);
+      const Vec inverse = reciprocal(sum);
+      store(alpha + q, inverse);
+      UNROLL for (int64_t t = 1; t < k; ++t)
+        store(alpha + t * kRow + q, load(alpha + t * kRow + q) * inverse);
     }
+    return;
+  }
+  for (int64_t q = 0; q < size; q += kLanes) {
+    const Vec here = load(pooled + q);
+    // The largest score is known before any exponential.
+    const Vec top = here * (here > 0.0f ? splat(c.highest) : splat(c.lowest));
+    Vec sum = {}, power[most<TAPS>()];
+    for (int64_t t = 0; t < k; ++t)
+      sum += power[t] = exp2_negative(here * c.scaled_gain[t] - top);
     const Vec inverse = reciprocal(sum);
-    UNROLL for (int64_t t = 0; t < k; ++t)
+    for (int64_t t = 0; t < k; ++t)
       store(alpha + t * kRow + q, power[t] * inverse);
   }
 }

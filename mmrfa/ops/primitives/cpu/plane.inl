@@ -23,7 +23,7 @@ struct Plane {
   Geometry g;
   int64_t pitch, rows, top;
   Buffer buffer;
-  float* data;
+  float* data = nullptr;
 
   static int64_t row_pitch(const Geometry& g) {
     // A piece may be read and written in whole vectors without meeting the
@@ -44,6 +44,17 @@ struct Plane {
     top = first * g.sh - g.ph;
     // Behind the last line lags read on.
     data = buffer.zeros(g.sw * rows * pitch + (g.kw - 1) * g.dw + kLanes);
+  }
+
+  // As shape(), for rows that are filled anew: around them nothing is written,
+  // so that zeros of the last time are zeros still.
+  void shape_to_fill(const Geometry& geometry, int64_t first,
+                     int64_t out_rows) {
+    const int64_t below = (out_rows - 1) * geometry.sh + 1;
+    if (data == nullptr || top != first * geometry.sh - geometry.ph ||
+        rows != below + (geometry.kh - 1) * geometry.dh ||
+        std::memcmp(&g, &geometry, sizeof g) != 0)
+      shape(geometry, first, out_rows);
   }
 
   // Where the taps of the pixel at row 0, column 0 lie. Division is slow.
@@ -143,6 +154,16 @@ struct Plane {
         for (int64_t i = 0; i < n; ++i) to[i] = number(from[i * g.sw]);
     });
   }
+  // Asks for the same rows of the next channel, which follow soon.
+  template <typename T>
+  INLINE void fetch_next(const T* x) const {
+    const int64_t from = top > 0 ? top : 0;
+    const int64_t to = top + rows < g.height ? top + rows : g.height;
+    const T* first = x + g.height * g.width + from * g.width;
+    constexpr int64_t kLine = 64 / sizeof(T);
+    for (int64_t i = 0; i < (to - from) * g.width; i += kLine)
+      __builtin_prefetch(first + i);
+  }
   INLINE void add_to(float* x) const {
     lines([&](int64_t here, int64_t there, int64_t n) {
       const float* from = data + here;
@@ -170,8 +191,9 @@ INLINE void sweep(const Channel<T>& c, int64_t k, float* grad_taps, F each) {
   for (int64_t n = 0; n < c.images; ++n)
     for (int64_t top = 0; top < c.rows; top += fit) {
       const int64_t rows = c.rows - top < fit ? c.rows - top : fit;
-      plane.shape(g, c.first + top, rows);
+      plane.shape_to_fill(g, c.first + top, rows);
       plane.fill(c.x + n * c.step);
+      plane.fetch_next(c.x + n * c.step);
       if (grad_taps != nullptr) grad_plane.shape(g, c.first + top, rows);
       plane.find_taps(offset);
       const int64_t pixels = rows * g.out_width;

@@ -36,7 +36,7 @@ INLINE Vec splat(float a) { return (Vec)_mm512_set1_ps(a); }
 INLINE Vec maximum(Vec a, Vec b) {
   return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
 }
-// 1 / a for a between 1 and the number of taps.
+// 1 / a for a of at least 1.
 INLINE Vec reciprocal(Vec a) {
   const Vec guess = (Vec)_mm512_rcp14_ps((__m512)a);
   return guess + guess * (1.0f - a * guess);
