@@ -30,8 +30,11 @@ def features() -> int:
 
 
 def attention() -> int:
-    """The mean, an exponential, a division and two products for each tap."""
-    return TAPS * (1 + EXP + 3)
+    """The mean, a division and two products for each tap; exponentials.
+
+    That of the first tap is 1, once its score is taken off all of them.
+    """
+    return TAPS * (1 + 3) + (TAPS - 1) * EXP
 
 
 # name: multiply-adds per channel and position for O outputs,
