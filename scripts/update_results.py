@@ -1,4 +1,4 @@
-"""Write the tables and figures of results/README.md from results/runs.csv.
+"""Write the tables and figures of results/README.md from its rows and steps.
 
 update_results.py       write them
 """
@@ -21,7 +21,8 @@ def main() -> None:
     records = read_records(folder)
     studies = page.started(records, config_files(REPO))
     readme = folder / 'README.md'
-    text = page.render(readme.read_text(encoding='utf-8'), studies, records)
+    text = readme.read_text(encoding='utf-8')
+    text = page.render(text, studies, records, page.read_steps(folder))
     readme.write_text(text, encoding='utf-8')
     for study in studies:
         draw(study, records, folder)

@@ -20,6 +20,8 @@ from mmrfa import layers, ops
 from mmrfa.console import COMMANDS
 from mmrfa.models.weights.pretrained import PRETRAINED
 from mmrfa.openmmlab import DISTRIBUTIONS, ORIGINALS
+from mmrfa.results.studies import find_study
+from mmrfa.results.zoo import config_files
 
 REPO = Path(__file__).resolve().parents[1]
 CONFIGS = REPO / 'configs'
@@ -299,6 +301,17 @@ def test_every_kernel_can_be_timed(script):
     assert list(calls) == list(kernels.FLOORS)
     for call in calls.values():
         call(x)
+
+
+def test_steps_of_a_study_can_be_timed(script, data_root):
+    """Those of the training: they move the weights of the network."""
+    data_root('camvid')
+    configs = config_files(REPO)
+    form = find_study('camvid_start', configs).forms['RFCBAMConv neutral']
+    path = str(configs[form.config])
+    step = script('benchmarks/study_steps.py').step_of(form, path)
+    first, again = (float(step(None)['loss']) for _ in range(2))
+    assert 0 < again != first > 0
 
 
 def test_memory_is_that_of_the_committed_run(script):

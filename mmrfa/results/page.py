@@ -1,5 +1,6 @@
 """The page of our results: tables from ``runs.csv`` and the figures beside."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
@@ -33,13 +34,33 @@ def started(records: list[Record], configs: dict[str, Path]) -> list[Study]:
     ]
 
 
-def render(text: str, studies: list[Study], records: list[Record]) -> str:
+def read_steps(folder: Path) -> dict[str, dict]:
+    """What a training step takes, as ``benchmarks/study_steps.py`` found.
+
+    Args:
+        folder (Path): of the results.
+
+    Returns:
+        dict[str, dict]: ``seconds`` and ``peak_bytes`` by form, and the
+        machine; by study, of those that were timed.
+    """
+    files = sorted((folder / 'steps').glob('*.json'))
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+def render(
+    text: str,
+    studies: list[Study],
+    records: list[Record],
+    steps: dict[str, dict],
+) -> str:
     """Put what is known of the studies behind the mark of the page.
 
     Args:
         text (str): of the page; all behind the mark is replaced.
         studies (list[Study]): to show.
         records (list[Record]): rows of any study.
+        steps (dict[str, dict]): of :func:`read_steps`.
 
     Returns:
         str: the page.
@@ -56,7 +77,7 @@ def render(text: str, studies: list[Study], records: list[Record]) -> str:
             f'{_joined(r.versions for r in mine)}; commits '
             f'{_joined(r.commit for r in mine)}. '
             f'`python tools/train_study.py {study.name}` trains it.\n\n'
-            + table(study, records)
+            + table(study, records, steps.get(study.name))
         )
         told = detectable(study, records)
         parts.append(f'\n{told}\n' if told else '')
@@ -114,12 +135,13 @@ def _joined(texts: Iterable[str]) -> str:
     return ' and '.join(dict.fromkeys(texts))
 
 
-def table(study: Study, records: list[Record]) -> str:
-    """Scores of a study, and differences of the same seeds.
+def table(study: Study, records: list[Record], steps: dict | None) -> str:
+    """Scores of a study, what they cost, and differences of the same seeds.
 
     Args:
         study (Study): the study.
         records (list[Record]): rows of any study.
+        steps (dict | None): of the study, from :func:`read_steps`.
 
     Returns:
         str: Markdown; a form without a run shows dashes.
@@ -131,13 +153,17 @@ def table(study: Study, records: list[Record]) -> str:
         line = [form, len(scores), spread([*scores.values()])]
         line += [f'{r.params / 1e6:.3f}' for r in mine[:1]] or ['-']
         line += [f'{r.gflops:.3f}' for r in mine[:1]] or ['-']
+        for kind in 'seconds', 'peak_bytes':
+            found = steps[kind] if steps else {}
+            known = form in found and PLAIN in found
+            line.append(f'{found[form] / found[PLAIN]:.2f}' if known else '-')
         for other in others or [None]:
             found = other and difference(records, study.name, form, other)
             rows.append([*line, other or '-', *told(found or None)])
             line = [''] * len(line)
     metric = f'{METRICS[study.metric].heading}, {study.scored} (%)'
-    head = ['Form', 'Seeds', metric, 'Params (M)', 'GFLOPs', 'Against']
-    head += ['Difference', '95 % interval', 'Above', 'Says']
+    head = ['Form', 'Seeds', metric, 'Params (M)', 'GFLOPs', 'Step', 'Memory']
+    head += ['Against', 'Difference', '95 % interval', 'Above', 'Says']
     return markdown(head, rows)
 
 

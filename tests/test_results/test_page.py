@@ -36,7 +36,8 @@ def test_the_page_is_what_the_script_writes():
     """So every number on it comes from a row."""
     text = (RESULTS / 'README.md').read_text()
     studies = page.started(RECORDS, CONFIGS)
-    assert page.render(text, studies, RECORDS) == text, (
+    steps = page.read_steps(RESULTS)
+    assert page.render(text, studies, RECORDS, steps) == text, (
         'run scripts/update_results.py'
     )
     for study in studies:
@@ -151,9 +152,13 @@ def test_tables_and_figures(tmp_path):
         }.items()
         for seed, value in enumerate(values)
     ]
-    lines = page.table(study, records).splitlines()
+    steps = dict(
+        seconds=dict(plain=0.5, RFAConv=0.6),
+        peak_bytes=dict(plain=100, RFAConv=101),
+    )
+    lines = page.table(study, records, steps).splitlines()
     cells = {
-        (each[0], each[5]): each[1:]
+        (each[0], each[7]): each[1:]
         for each in (
             [c.strip() for c in x.strip('|').split('|')] for x in lines
         )
@@ -161,12 +166,16 @@ def test_tables_and_figures(tmp_path):
     assert cells['plain', '-'][:2] == ['2', '21.00 ± 1.41']
     against = cells['RFAConv', 'plain']
     assert against[:2] == ['2', '23.00 ± 2.83']
+    assert against[4:6] == ['1.20', '1.01']
     assert against[-4:] == ['+2.00', '-10.71 to +14.71', '2 of 2', 'open']
     assert cells['AWConv', 'plain'][:2] == ['0', '-']
+    assert cells['AWConv', 'plain'][4:6] == ['-', '-']
+    assert '| 1.20 |' not in page.table(study, records, None)
     assert ('', 'AWConv') in cells
     assert 'about 12.7 points' in page.detectable(study, records)
     assert page.detectable(study, records[:3]) is None
-    text = page.render('head\n' + page.START + 'obsolete', [study], records)
+    before = 'head\n' + page.START + 'obsolete'
+    text = page.render(before, [study], records, {})
     assert text.startswith('head\n' + page.START + '\n## How the attention')
     assert 'obsolete' not in text
     assert '4 of 45 runs, 1.1 h in all, a CPU, of two cores, 1 thread' in text
