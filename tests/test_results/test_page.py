@@ -45,18 +45,24 @@ def test_the_page_is_what_the_script_writes():
             assert (RESULTS / figure_of(study, kind)).is_file()
 
 
-def test_how_the_recipe_was_settled():
+def settling(name, metric):
+    lines = read_kept_scalars(RESULTS / f'settling/{name}.jsonl.gz')
+    return curve(lines, metric)
+
+
+def test_how_the_recipes_were_settled():
     words = ' '.join((RESULTS / 'README.md').read_text().split())
-    curves = {
-        name: curve(
-            read_kept_scalars(RESULTS / f'settling/{name}.jsonl.gz'), 'miou'
-        )
+    cut, short, weighted = (
+        settling(name, 'miou')
         for name in ('2000-steps', '1000-steps', '1000-steps-weighted')
-    }
-    cut, short, weighted = curves.values()
+    )
     assert f'after 1000 steps mIoU was {short[1000]:.2f}, and' in words
     assert f'{weighted[1000]:.2f} where rare classes count more' in words
     assert f'at {max(cut)}, stood at {cut[max(cut)]:.2f}.' in words
+    cells = settling('bccd-yolov8-40-epochs', 'ap50')
+    assert f'for 40 epochs instead of 100 had AP50 {cells[40]:.2f}' in words
+    top = settling('clothing10-15-epochs-64-pixels', 'top1')
+    assert f'had top-1 {top[15]:.2f} ({top[14]:.2f} an epoch' in words
 
 
 def test_recipes_start_as_the_start_study_says():
