@@ -1,26 +1,27 @@
 """What a training step takes: every form of a study beside plain.
 
-    python benchmarks/study_steps.py camvid --threads 2
+    python benchmarks/study_steps.py camvid --out results/steps/camvid
 
 A step is that of the training, with the batch, losses and optimizer of the
 config; all forms in turn. Memory is the peak of the tensors that a step makes,
-counted. Writes results/steps/STUDY.json, which scripts/update_results.py puts
-beside the scores. Needs the data.
+counted. From there, scripts/update_results.py puts both beside the scores.
+Needs the data.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
 
 from memory import Allocations
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner, set_random_seed
-from timing import ROOT, in_turn, machine, on_cpu
+from timing import ROOT, arguments, in_turn, machine, on_cpu
 
 from mmrfa.engine.cli import parse_args, run_tool
 from mmrfa.engine.config import import_scope, load_config
 from mmrfa.engine.run import build_model
+from mmrfa.ops.primitives import cpu
 from mmrfa.results.studies import Form, find_study
 from mmrfa.results.zoo import config_files
 
@@ -31,15 +32,13 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv (list[str] | None): arguments; None reads the command line.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument('study', metavar='STUDY')
-    parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--threads', type=int, default=2)
     args = parse_args(parser, argv)
 
+    # Where every weight came from is not asked for here.
+    MMLogger.get_current_instance().setLevel('WARNING')
     configs = config_files(ROOT)
     study = find_study(args.study, configs)
     steps, peaks = {}, {}
@@ -48,14 +47,21 @@ def main(argv: list[str] | None = None) -> None:
         with Allocations() as counted:
             steps[form.name](None)
         peaks[form.name] = counted.peak
+        print(f'{form.name:20} {counted.peak / 2**20:8.0f} MiB', flush=True)
     seconds = in_turn(steps, args.rounds, on_cpu(args.threads), [None])
     for name, value in seconds.items():
-        print(f'{name:20} {value:8.3f} s {peaks[name] / 2**20:8.0f} MiB')
-    file = ROOT / 'results' / 'steps' / f'{study.name}.json'
-    file.parent.mkdir(exist_ok=True)
-    figures = machine(threads=args.threads, rounds=args.rounds)
-    figures |= dict(seconds=seconds, peak_bytes=peaks)
-    file.write_text(json.dumps(figures, indent=1) + '\n')
+        print(f'{name:20} {value:8.3f} s')
+    if args.out:
+        figures = machine(
+            threads=args.threads,
+            rounds=args.rounds,
+            kernels=cpu.unavailable() or cpu.instruction_set(),
+            seconds=seconds,
+            peak_bytes=peaks,
+        )
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        file = args.out.with_suffix('.json')
+        file.write_text(json.dumps(figures, indent=1) + '\n')
 
 
 def step_of(form: Form, path: str) -> Callable:

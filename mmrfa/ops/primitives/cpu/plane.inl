@@ -154,7 +154,8 @@ struct Plane {
         for (int64_t i = 0; i < n; ++i) to[i] = number(from[i * g.sw]);
     });
   }
-  // Asks for the same rows of the next channel, which follow soon.
+  // Asks for the same rows of the next channel, which follow soon. Behind the
+  // last one nothing is read, and no address is refused.
   template <typename T>
   INLINE void fetch_next(const T* x) const {
     const int64_t from = top > 0 ? top : 0;
