@@ -27,7 +27,7 @@ def test_the_map_of_a_mean_and_a_product(tmp_path):
     image = tmp_path / 'photo.png'
     noise = np.random.randint(0, 255, (120, 160, 3), np.uint8)
     Image.fromarray(noise).save(image)
-    file = FOLDER / 'resnet18-rfa_1xb32-30e_clothing10.py'
+    file = FOLDER / 'resnet18-rfa_1xb32-20e_clothing10-64x64.py'
     config = load_config(str(file))
     model = network_of(config, 'none')
     (frame,) = Source(str(image))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-CONFIG = REPO / 'configs/imagenet/resnet18-rfa_1xb32-30e_clothing10.py'
+CONFIG = REPO / 'configs/imagenet/resnet18-rfa_1xb32-20e_clothing10-64x64.py'
 
 
 def tool(

@@ -19,7 +19,7 @@ from mmrfa.results.zoo import TAGS, variant
 FOLDER = Path(__file__).parents[2] / 'configs/imagenet'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py'))
 OPERATORS = {tag: operator for operator, tag in TAGS.items()}
-IN1K, CLOTHING = '4xb32-100e_in1k', '1xb32-30e_clothing10'
+IN1K, CLOTHING = '4xb32-100e_in1k', '1xb32-20e_clothing10-64x64'
 TABLE = paper_table('imagenet')
 PUBLISHED = {
     variant(TABLE.configs[row['model']], row['conv']): row
@@ -81,13 +81,28 @@ def test_recipe_is_the_published_one(name):
         assert dataset.data_prefix == dict(img_path=split)
 
 
+@pytest.mark.parametrize('name', [n for n in NAMES if CLOTHING in n])
+def test_recipe_of_the_stand_in_is_as_named(name):
+    cfg = load(name)
+    rule = r'.*_1xb(\d+)-(\d+)e_clothing10-(\d+)x\3'
+    batch, epochs, side = map(int, re.fullmatch(rule, name).groups())
+    assert cfg.train_dataloader.batch_size == batch
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=batch)
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == epochs
+    assert cfg.train_pipeline[1].scale == side
+    tta = sum(cfg.tta_pipeline[1].transforms, [])
+    for edge, crop in (cfg.test_pipeline[1:3], tta[:2]):
+        assert (edge.type, edge.scale) == ('ResizeEdge', side)
+        assert (crop.type, crop.crop_size) == ('CenterCrop', side)
+
+
 @needs_mmpretrain
 @pytest.mark.parametrize('name', NAMES)
 def test_builds_counts_and_learns(name):
     cfg = load(name)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = MODELS.build(cfg.model)
-    classes = 10 if name.endswith('clothing10') else 1000
+    classes = 10 if name.endswith(CLOTHING) else 1000
     if name in PUBLISHED:
         params = sum(p.numel() for p in model.parameters())
         assert round(params / 1e6, 3) == PUBLISHED[name]['params']

@@ -332,7 +332,7 @@ def image_steps(node: object) -> list[dict]:
     'name',
     [
         VOC, COCO, CAMVID, BCCD, VOC0712,
-        'yolov5/yolov5_n_1xb8-100e_bccd.py',
+        'yolov5/yolov5_n_1xb8-40e_bccd.py',
         'yolov5/yolov5_n_8xb16-300e_coco.py',
         'yolov7/yolov7_tiny_8xb16-300e_voc0712.py',
         'yolov8/yolov8_n_8xb16-500e_voc0712.py',

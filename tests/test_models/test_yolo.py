@@ -64,12 +64,12 @@ def test_zoo_is_complete():
         'yolov5_n{}_8xb16-300e_coco': 'cam cbam ca rfa',
         'yolov5_n{}_8xb16-300e_voc0712': 'cam cbam ca rfa',
         'yolov5_s{}_8xb16-300e_voc0712': 'cam cbam ca rfa rfcbam rfca',
-        'yolov5_n{}_1xb8-100e_bccd': 'ca rfa rfca',
+        'yolov5_n{}_1xb8-40e_bccd': 'ca rfa rfca',
         'yolov7_tiny{}_8xb16-300e_coco': 'rfa',
         'yolov7_tiny{}_8xb16-300e_voc0712': 'cam cbam ca rfa',
         'yolov8_n{}_8xb16-500e_coco': 'cam cbam ca rfa rfca',
         'yolov8_n{}_8xb16-500e_voc0712': 'cam cbam ca rfa',
-        'yolov8_n{}_1xb8-100e_bccd': 'cam cbam ca rfa rfcbam rfca',
+        'yolov8_n{}_1xb8-40e_bccd': 'cam cbam ca rfa rfcbam rfca',
     }
     assert NAMES.keys() == {
         name.format(f'-{tag}' if tag else '')
@@ -147,9 +147,9 @@ def batch(size: int = 64) -> dict:
 @pytest.mark.parametrize(
     'name',
     [
-        'yolov5_n-rfa_1xb8-100e_bccd',
+        'yolov5_n-rfa_1xb8-40e_bccd',
         'yolov7_tiny-rfa_8xb16-300e_voc0712',
-        'yolov8_n-rfca_1xb8-100e_bccd',
+        'yolov8_n-rfca_1xb8-40e_bccd',
     ],
 )
 def test_operators_stand_where_the_paper_has_them(name):

@@ -75,7 +75,7 @@ def test_files_are_what_the_script_writes(folder, request):
         'fcn_r50-rfa-d8_4xb4-20k_voc12aug-512x512',
         'resnet18-rfca_4xb32-100e_in1k',
         'faster-rcnn_r18-aw_fpn_1xb4-36e_bccd',
-        'yolov8_n-rfa_1xb8-100e_bccd',
+        'yolov8_n-rfa_1xb8-40e_bccd',
     ],
 )
 def test_parameters_are_those_of_the_model(name, request):

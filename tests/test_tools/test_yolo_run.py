@@ -28,7 +28,7 @@ from mmrfa.openmmlab import package_of
 
 from .tool_calls import REPO, error_of
 
-CONFIG = REPO / 'configs/yolov8/yolov8_n-rfa_1xb8-100e_bccd.py'
+CONFIG = REPO / 'configs/yolov8/yolov8_n-rfa_1xb8-40e_bccd.py'
 SHORT = """
 _base_ = 'CONFIG'
 train_dataloader = dict(

@@ -1,19 +1,19 @@
-# clothing10, photographs of 10 kinds of clothing whose shorter side has 96
-# pixels: {train,val,test}/<class>/*.jpg. Training watches `val`;
+# clothing10, photographs of 10 kinds of clothing, at 64x64 (the files' shorter
+# side has 96 pixels): {train,val,test}/<class>/*.jpg. Training watches `val`;
 # `tools/test.py` reports `test`.
 data_root = '{{$MMRFA_DATA_ROOT:data}}/clothing10'
 backend_args = dict(backend='checked')
 
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=backend_args),
-    dict(type='RandomResizedCrop', scale=96, crop_ratio_range=(0.25, 1.0)),
+    dict(type='RandomResizedCrop', scale=64, crop_ratio_range=(0.25, 1.0)),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=backend_args),
-    dict(type='ResizeEdge', scale=96, edge='short'),
-    dict(type='CenterCrop', crop_size=96),
+    dict(type='ResizeEdge', scale=64, edge='short'),
+    dict(type='CenterCrop', crop_size=64),
     dict(type='PackInputs'),
 ]
 tta_pipeline = [
@@ -21,8 +21,8 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='ResizeEdge', scale=96, edge='short')],
-            [dict(type='CenterCrop', crop_size=96)],
+            [dict(type='ResizeEdge', scale=64, edge='short')],
+            [dict(type='CenterCrop', crop_size=64)],
             [
                 dict(type='RandomFlip', prob=0.0),
                 dict(type='RandomFlip', prob=1.0),

@@ -1,2 +1,2 @@
-_base_ = './resnet18_1xb32-30e_clothing10.py'
+_base_ = './resnet18_1xb32-20e_clothing10-64x64.py'
 model = dict(backbone=dict(attention_conv=dict(type='CAConv')))

@@ -1,2 +1,2 @@
-_base_ = './yolov8_n_1xb8-100e_bccd.py'
+_base_ = './yolov8_n_1xb8-40e_bccd.py'
 model = dict(attention_conv=dict(type='CBAMConv'))

@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/classifier_r18.py',
     '../_base_/datasets/clothing10.py',
-    '../_base_/schedules/schedule_30e.py',
+    '../_base_/schedules/schedule_20e.py',
     '../_base_/default_runtime.py',
     '../_base_/cls_runtime.py',
 ]

@@ -1,4 +1,4 @@
-_base_ = './resnet18_1xb32-30e_clothing10.py'
+_base_ = './resnet18_1xb32-20e_clothing10-64x64.py'
 # A neutral start was better on val, 5 of 5 seeds: results/README.md.
 model = dict(
     backbone=dict(attention_conv=dict(type='RFCBAMConv', start='neutral'))
