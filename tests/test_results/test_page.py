@@ -60,9 +60,17 @@ def test_how_the_recipes_were_settled():
     assert f'{weighted[1000]:.2f} where rare classes count more' in words
     assert f'at {max(cut)}, stood at {cut[max(cut)]:.2f}.' in words
     cells = settling('bccd-yolov8-40-epochs', 'ap50')
-    assert f'for 40 epochs instead of 100 had AP50 {cells[40]:.2f}' in words
+    after = f'AP50 {cells[40]:.2f} ({cells[15]:.2f} after 15 of them)'
+    assert max(cells) == 40 and f'for 40 epochs had {after}' in words
     top = settling('clothing10-15-epochs-64-pixels', 'top1')
-    assert f'had top-1 {top[15]:.2f} ({top[14]:.2f} an epoch' in words
+    before = f'top-1 {top[15]:.2f} ({top[14]:.2f} an epoch before)'
+    assert max(top) == 15 and f'15 epochs of 64 pixels had {before}' in words
+    assert 'so both YOLOs have 40;' in words and 'so it has 20.' in words
+    epochs = dict(bccd_yolov8=40, bccd_yolov5=40, clothing10=20)
+    for study, count in epochs.items():
+        for form in find_study(study, CONFIGS).forms.values():
+            config = Config.fromfile(CONFIGS[form.config])
+            assert config.train_cfg.max_epochs == count, form.config
 
 
 def test_recipes_start_as_the_start_study_says():
