@@ -1,6 +1,7 @@
 """Train studies, or the papers' tables: every form with every seed.
 
     python tools/train_study.py camvid --jobs 2 --threads 1
+    python tools/train_study.py camvid --gpus 1 --jobs 12
     python tools/train_study.py voc12_segmentation --gpus 8
 
 Several runs at a time, seed by seed, all forms of each. Finished runs, which
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     import_package('mmengine.logging')
     from mmengine.logging import MMLogger
 
-    from mmrfa.results.queue import Place, Queue, by_seeds
+    from mmrfa.results.queue import Queue, by_seeds
     from mmrfa.results.studies import find_study, study_names
     from mmrfa.results.zoo import config_files
 
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         '--jobs',
         type=int,
         default=1,
-        help='runs at a time, without GPUs (default: 1)',
+        help='runs at a time, with --gpus on each GPU (default: 1)',
     )
     parser.add_argument(
         '--threads',
@@ -139,17 +140,30 @@ def main(argv: list[str] | None = None) -> int:
         for job in jobs:
             print(f'# {job.title}\n{shlex.join(following(job) or [])}')
         return 0
-    if args.gpus:
-        threads = args.threads or max(1, (os.cpu_count() or 1) // args.gpus)
-        places = [Place(threads, (gpu,)) for gpu in range(args.gpus)]
-    else:
-        threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
-        places = [Place(threads)] * args.jobs
+    places = places_of(args.gpus, args.jobs, args.threads)
     lock_work_dir(args.work_dir)
     from mmrfa.results.finishing import finish
 
     keep = partial(finish, results=args.results)
     return Queue(jobs, following, keep, places).run()
+
+
+def places_of(gpus: int, jobs: int, threads: int | None) -> list:
+    """What runs are shared out to.
+
+    Args:
+        gpus (int): how many GPUs there are to use, 0 for none.
+        jobs (int): runs at a time, on each GPU if there are any.
+        threads (int | None): of a run; None shares all cores out.
+
+    Returns:
+        list[Place]: GPU after GPU, and again.
+    """
+    from mmrfa.results.queue import Place
+
+    seen = [(gpu,) for gpu in range(gpus)] or [()]
+    threads = threads or (os.cpu_count() or 1) // (len(seen) * jobs) or 1
+    return [Place(threads, each) for each in seen * jobs]
 
 
 def jobs_of(study, args: argparse.Namespace, configs: dict[str, Path]) -> list:
@@ -192,6 +206,11 @@ def jobs_of(study, args: argparse.Namespace, configs: dict[str, Path]) -> list:
             raise InputError(
                 f'--gpus: expected at least {processes}, as config '
                 f'{form.config} wants, got {args.gpus}'
+            )
+        if processes > 1 and args.gpus and args.jobs > 1:
+            raise InputError(
+                f'--jobs: expected 1, as config {form.config} wants '
+                f'{processes} GPUs for itself, got {args.jobs}'
             )
         recipe = digest(used_config(config, form.options))
         for seed in range(args.seeds or form.seeds):

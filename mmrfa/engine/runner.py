@@ -1,11 +1,12 @@
 """A Runner that loses nothing and goes on exactly where it stopped."""
 
+import os
 from typing import TYPE_CHECKING
 
+import torch
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop
-from torch import set_rng_state
 
 from mmrfa.checkpoints.reading import SETTINGS
 from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
@@ -55,11 +56,16 @@ def checked_runner(kind: type, checked: object | None, train: bool) -> type:
             if self._resumed_seed is not None:
                 seed = self._resumed_seed
             super().set_randomness(seed, **options)
+            if options.get('deterministic'):
+                # MMEngine has torch refuse what has no such kernel, as max
+                # pooling on GPUs. Here it is told, and the rest repeats.
+                os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+                torch.use_deterministic_algorithms(True, warn_only=True)
 
         def build_model(self, model: dict) -> 'nn.Module':
             if checked is None or self.rank != 0:
                 return super().build_model(model)
-            set_rng_state(checked.random_state)
+            torch.set_rng_state(checked.random_state)
             return checked.model
 
         def _init_model_weights(self) -> None:

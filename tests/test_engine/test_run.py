@@ -121,6 +121,20 @@ def test_without_a_seed_runs_differ(config):
     assert not torch.equal(*weights)
 
 
+def test_deterministic_as_far_as_torch_can(config):
+    """What has no such kernel warns: MMEngine would have it raise."""
+    try:
+        build_runner(
+            config(**{'randomness.deterministic': True}), 'none', True
+        )
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.backends.cudnn.deterministic
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic = False
+
+
 def test_unknown_runner_type(config, tmp_path):
     with pytest.raises(InputError, match="runner_type, got 'Walker'"):
         build_runner(config(runner_type='Walker'), 'none', True)

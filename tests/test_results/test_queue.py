@@ -118,6 +118,17 @@ def test_places_and_threads(tmp_path):
     assert seen == {'0,1 3', '2,3 3'}
 
 
+def test_several_on_a_gpu():
+    places_of = load_tool('train_study.py').places_of
+    assert places_of(2, 2, 3) == [Place(3, (gpu,)) for gpu in (0, 1, 0, 1)]
+    assert places_of(0, 2, 3) == [Place(3), Place(3)]
+    cores = os.cpu_count()
+    assert places_of(0, 1, None) == [Place(cores)]
+    assert places_of(cores, 2, None) == [
+        Place(1, (gpu,)) for gpu in [*range(cores)] * 2
+    ]
+
+
 def test_failures_are_told_and_the_rest_goes_on(tmp_path):
     runs = Runs(
         {
@@ -259,6 +270,9 @@ def test_dry_run_and_bad_input(tmp_path, monkeypatch, capsys):
         ('camvid', '--forms', 'Conv'): 'error: --forms: expected some of plai',
         ('camvid', '--jobs', '0'): 'error: --jobs: expected at least 1, got 0',
         ('voc12_segmentation',): 'error: --gpus: expected at least 4, as con',
+        (*('voc12_segmentation', '--gpus', '8'), '--jobs', '2'): (
+            'error: --jobs: expected 1, as config '
+        ),
     }.items():
         status, _, error = run(*words)
         assert status == 2
