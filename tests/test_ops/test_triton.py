@@ -368,7 +368,7 @@ def test_refusals_are_one_sentence():
 def test_missing_or_old_triton_is_named(monkeypatch):
     assert gpu.unavailable() is None
     monkeypatch.setattr(metadata, 'version', lambda name: '3.1.0')
-    assert rules._old_triton() == 'needs triton 3.7 or newer, got 3.1.0'
+    assert rules._old_triton() == 'needs triton 3.6 or newer, got 3.1.0'
     monkeypatch.undo()
     monkeypatch.setattr(
         metadata.Distribution, 'discover', lambda **kw: iter(())

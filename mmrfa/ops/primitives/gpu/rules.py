@@ -9,7 +9,7 @@ from torch import Tensor
 from mmrfa.ops.common.window import Window
 from mmrfa.ops.primitives import define
 
-OLDEST = (3, 7)  # that the tests have run with
+OLDEST = (3, 6)  # that the tests have run with
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LONGEST = 7  # kernel side: the loops over taps are unrolled
 
