@@ -73,6 +73,30 @@ def test_how_the_recipes_were_settled():
             assert config.train_cfg.max_epochs == count, form.config
 
 
+def test_what_the_readme_says():
+    words = ' '.join((REPO / 'README.md').read_text().split())
+
+    def cells(form, sign=1):
+        found = difference(RECORDS, 'camvid_start', form, 'plain')
+        assert len(found.values) == 5  # as it says
+        low, high = found.interval
+        told = f'{sign * found.mean:.2f}', f'{low:.2f} to {high:.2f}'
+        return *told, found.verdict
+
+    mean, interval, verdict = cells('RFCBAMConv neutral')
+    assert verdict == 'better'
+    assert f'gained {mean} points of mIoU (95 % interval {interval})' in words
+    (rfa, rfa_at, _), (rfca, rfca_at, _), (aw, aw_at, _) = open_ = (
+        cells('RFAConv'),
+        cells('RFCAConv'),
+        cells('AWConv', -1),
+    )
+    assert {verdict for *_, verdict in open_} == {'open'}
+    assert f'RFAConv gained {rfa} ({rfa_at}) and RFCAConv {rfca} (' in words
+    assert f'{rfca} ({rfca_at}), which so few' in words
+    assert f'AWConv lost {aw} ({aw_at}). Long runs, scored on test,' in words
+
+
 def test_recipes_start_as_the_start_study_says():
     """On our own data; the papers' recipes, and YOLO, start as published."""
     study = find_study('camvid_start', CONFIGS)
