@@ -57,8 +57,9 @@ def checked_runner(kind: type, checked: object | None, train: bool) -> type:
                 seed = self._resumed_seed
             super().set_randomness(seed, **options)
             if options.get('deterministic'):
-                # MMEngine has torch refuse what has no such kernel, as max
-                # pooling on GPUs. Here it is told, and the rest repeats.
+                # MMEngine has torch refuse what has no such kernel, on GPUs
+                # histc, which MMSegmentation's metric needs. Here torch warns
+                # of it, and the rest repeats.
                 os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
                 torch.use_deterministic_algorithms(True, warn_only=True)
 
