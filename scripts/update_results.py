@@ -22,7 +22,8 @@ def main() -> None:
     studies = page.started(records, config_files(REPO))
     readme = folder / 'README.md'
     text = readme.read_text(encoding='utf-8')
-    text = page.render(text, studies, records, page.read_steps(folder))
+    steps, repeats = page.read_steps(folder), page.read_repeats(folder)
+    text = page.render(text, studies, records, steps, repeats)
     readme.write_text(text, encoding='utf-8')
     for study in studies:
         draw(study, records, folder)

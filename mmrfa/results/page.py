@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 from mmrfa.results.figures import differences_to_plain, figure_of, figures
-from mmrfa.results.records import Record
+from mmrfa.results.records import Record, read_records
 from mmrfa.results.runs import METRICS
 from mmrfa.results.statistics import (
     Difference,
@@ -48,11 +48,26 @@ def read_steps(folder: Path) -> dict[str, dict]:
     return {file.stem: json.loads(file.read_text()) for file in files}
 
 
+def read_repeats(folder: Path) -> list[Record]:
+    """Rows of runs that were trained once more.
+
+    Args:
+        folder (Path): of the results; below it each of ``repeats`` is a
+            ``--results`` of ``tools/train_study.py``.
+
+    Returns:
+        list[Record]: folder by folder.
+    """
+    folders = sorted(folder.glob('repeats/*'))
+    return [record for each in folders for record in read_records(each)]
+
+
 def render(
     text: str,
     studies: list[Study],
     records: list[Record],
     steps: dict[str, dict],
+    repeats: list[Record],
 ) -> str:
     """Put what is known of the studies behind the mark of the page.
 
@@ -61,6 +76,7 @@ def render(
         studies (list[Study]): to show.
         records (list[Record]): rows of any study.
         steps (dict[str, dict]): of :func:`read_steps`.
+        repeats (list[Record]): of :func:`read_repeats`.
 
     Returns:
         str: the page.
@@ -73,7 +89,7 @@ def render(
         parts.append(
             f'\n## {study.title}\n\n'
             f'{len(mine)} of {planned} runs, {hours:.1f} h in all, '
-            f'{mine[0].cpu}, {_threads(mine)} each; '
+            f'{_joined(r.cpu for r in mine)}, {_threads(mine)} each; '
             f'{_joined(r.versions for r in mine)}; commits '
             f'{_joined(r.commit for r in mine)}. '
             f'`python tools/train_study.py {study.name}` trains it.\n\n'
@@ -94,7 +110,34 @@ def render(
             'random (probability of improvement, 95 % interval by stratified '
             'bootstrap).\n\n' + wide
         )
+    if repeats:
+        parts.append(
+            '\n## Trained once more\n\nThe first line of each is the run of '
+            'the table, those below it the same config and seed again.\n\n'
+            + again(records, repeats)
+        )
     return ''.join(parts)
+
+
+def again(records: list[Record], repeats: list[Record]) -> str:
+    """Runs that were repeated, each with its repeats.
+
+    Args:
+        records (list[Record]): rows of any study.
+        repeats (list[Record]): of :func:`read_repeats`.
+
+    Returns:
+        str: Markdown.
+    """
+    rows = []
+    for key in dict.fromkeys(record.key for record in repeats):
+        for record in [*records, *repeats]:
+            if record.key == key:
+                metric = f'{METRICS[record.metric].heading}, {record.scored}'
+                score = f'{metric}: {record.score:.2f}'
+                rows.append([*key, score, record.cpu, record.commit])
+    head = ['Study', 'Form', 'Seed', 'Score (%)', 'CPU', 'Commit']
+    return markdown(head, rows)
 
 
 def across(studies: list[Study], records: list[Record]) -> str | None:

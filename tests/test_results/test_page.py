@@ -36,8 +36,8 @@ def test_the_page_is_what_the_script_writes():
     """So every number on it comes from a row."""
     text = (RESULTS / 'README.md').read_text()
     studies = page.started(RECORDS, CONFIGS)
-    steps = page.read_steps(RESULTS)
-    assert page.render(text, studies, RECORDS, steps) == text, (
+    steps, repeats = page.read_steps(RESULTS), page.read_repeats(RESULTS)
+    assert page.render(text, studies, RECORDS, steps, repeats) == text, (
         'run scripts/update_results.py'
     )
     for study in studies:
@@ -127,10 +127,15 @@ def test_recipes_start_as_the_start_study_says():
 
 
 @pytest.mark.parametrize(
-    'record', RECORDS, ids=lambda r: '-'.join(map(str, r.key))
+    ('folder', 'record'),
+    [
+        pytest.param(folder, record, id='-'.join(map(str, record.key)))
+        for folder in (RESULTS, *sorted(RESULTS.glob('repeats/*')))
+        for record in read_records(folder)
+    ],
 )
-def test_a_row_is_what_its_scalars_say(record):
-    lines = read_kept_scalars(scalars_file(RESULTS, *record.key))
+def test_a_row_is_what_its_scalars_say(folder, record):
+    lines = read_kept_scalars(scalars_file(folder, *record.key))
     scores = [record.val, record.test]
     for told, found in zip(scores, scores_of(lines, record.metric)):
         assert told == (
@@ -213,7 +218,11 @@ def test_tables_and_figures(tmp_path):
     assert 'about 12.7 points' in page.detectable(study, records)
     assert page.detectable(study, records[:3]) is None
     before = 'head\n' + page.START + 'obsolete'
-    text = page.render(before, [study], records, {})
+    repeat = row(study=study.name, form='plain', val=21.5, cpu='another')
+    text = page.render(before, [study], records, {}, [repeat])
+    first, second = text.split('## Trained once more')[1].splitlines()[-2:]
+    assert '| plain | 0 | mIoU, val: 20.00 | a CPU, of two cores |' in first
+    assert '| plain | 0 | mIoU, val: 21.50 | another |' in second
     assert text.startswith('head\n' + page.START + '\n## How the attention')
     assert 'obsolete' not in text
     assert '4 of 45 runs, 1.1 h in all, a CPU, of two cores, 1 thread' in text
