@@ -147,6 +147,25 @@ def test_a_row_is_what_its_scalars_say(folder, record):
     assert steps[-1].get('iter', steps[-1]['step']) == record.steps
 
 
+def test_a_seed_gives_its_figure_again():
+    """On one kind of machine, digit by digit; on another it does not."""
+    first, second = page.read_repeats(RESULTS)
+    (row_of_it,) = (r for r in RECORDS if r.key == first.key)
+    assert first.key == second.key and first.cpu == second.cpu
+    assert first.cpu != row_of_it.cpu and first.recipe == row_of_it.recipe
+    logged = [
+        [
+            (line['step'], line.get('loss'), line.get('mIoU'))
+            for line in read_kept_scalars(scalars_file(folder, *first.key))
+        ]
+        for folder in sorted(RESULTS.glob('repeats/*'))
+    ]
+    assert logged[0] == logged[1] and len(logged[0]) > 20
+    words = ' '.join((RESULTS / 'README.md').read_text().split())
+    apart = first.score - row_of_it.score
+    assert f'part by {apart:.2f} points in the end' in words
+
+
 def test_forms_and_their_twins():
     study = find_study('camvid_start', CONFIGS)
     others = twins(study)
