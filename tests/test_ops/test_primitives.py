@@ -207,6 +207,16 @@ def test_more_than_one_block(what, form):
     compare('rf_conv', inputs(form, WINDOWS[0], **LARGE[what]), 1e-4)
 
 
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('width', [9, 10, 12, 23])
+@pytest.mark.parametrize('stride', [(2, 2), (3, 4)], ids=str)
+def test_planes_of_part_of_an_image(form, width, stride):
+    """With strides a plane takes fewer rows than a block: whole vectors."""
+    window = Window((5, 5), stride, (2, 2), (1, 1))
+    args = inputs(form, window, channels=(4, 4), images=2, size=(120, width))
+    compare('rf_conv', args, 1e-4)
+
+
 @pytest.mark.parametrize('name', [*FORMS, *NAMES])
 def test_no_image(name):
     """A rank without data takes part: empty results, no gradient."""

@@ -30,11 +30,14 @@ struct Plane {
     // next row.
     return g.out_width + (g.kw - 1) * g.dw / g.sw + kLanes - 1;
   }
-  // How many output rows to work on at a time.
+  // How many output rows to work on at a time: of whole vectors together, since
+  // panels take nothing else but at the end.
   static int64_t fitting(const Geometry& g) {
     const int64_t lines = kPlane / (g.sw * row_pitch(g));
     const int64_t fit = (lines - (g.kh - 1) * g.dh - 1) / g.sh + 1;
-    return fit < 4 ? 4 : fit;
+    const int64_t even = g.out_width & -g.out_width;
+    const int64_t step = even < kLanes ? kLanes / even : 1;
+    return fit < 4 + step ? (step < 4 ? 4 : step) : fit / step * step;
   }
 
   void shape(const Geometry& geometry, int64_t first, int64_t out_rows) {
