@@ -208,7 +208,9 @@ def _openvino(path: Path, device: 'device') -> tuple[Program, str | None]:
 
     try:
         network = openvino.Core().read_model(path)
-        compiled = openvino.compile_model(network, 'CPU')
+        # On CPUs that have units for bfloat16 it would compute in that.
+        options = dict(INFERENCE_PRECISION_HINT='f32')
+        compiled = openvino.compile_model(network, 'CPU', options)
     except RuntimeError as error:
         raise _refused(path, error) from error
 

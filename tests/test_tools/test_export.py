@@ -424,12 +424,22 @@ def test_without_a_compiler_is_one_line(tmp_path, monkeypatch):
         exporting._to_aoti(part, torch.zeros(1), tmp_path / 'net.pt2', '{}')
 
 
-def test_openvino(call, seg_checkpoint, tmp_path, capsys):
-    pytest.importorskip('openvino', reason='openvino is not installed')
+def test_openvino(call, seg_checkpoint, tmp_path, capsys, monkeypatch):
+    reason = 'openvino is not installed'
+    openvino = pytest.importorskip('openvino', reason=reason)
+    compiled = []
+
+    def compile_model(*args, original=openvino.compile_model):
+        compiled.append(original(*args))
+        return compiled[-1]
+
+    monkeypatch.setattr(openvino, 'compile_model', compile_model)
     target = tmp_path / 'net.xml'
     command = 'export.py', SEG, seg_checkpoint, '--to', 'openvino', *SIZE
     assert call(*command, '--out', target) == 0, capsys.readouterr().err
     assert '3x3x96x64: differs' in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {'net.xml', 'net.bin'}
     description = load_exported(target, CPU).description
+    hint = compiled[-1].get_property('INFERENCE_PRECISION_HINT')
+    assert hint == openvino.Type.f32  # on every CPU, and no narrower type
     assert description['classes'][1] == 'ball'
