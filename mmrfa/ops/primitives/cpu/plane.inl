@@ -35,9 +35,10 @@ struct Plane {
   static int64_t fitting(const Geometry& g) {
     const int64_t lines = kPlane / (g.sw * row_pitch(g));
     const int64_t fit = (lines - (g.kh - 1) * g.dh - 1) / g.sh + 1;
-    const int64_t even = g.out_width & -g.out_width;
-    const int64_t step = even < kLanes ? kLanes / even : 1;
-    return fit < 4 + step ? (step < 4 ? 4 : step) : fit / step * step;
+    const int64_t power = g.out_width & -g.out_width;  // of 2, that divides it
+    const int64_t step = power < kLanes ? kLanes / power : 1;
+    const int64_t least = step < 4 ? 4 : step;
+    return fit < least ? least : fit / step * step;
   }
 
   void shape(const Geometry& geometry, int64_t first, int64_t out_rows) {
