@@ -253,7 +253,7 @@ def next_command(job, options: list[str]) -> list[str] | None:
         words = [TOOLS / 'train.py', job.config, '--work-dir', job.work_dir]
         if (job.work_dir / 'last_checkpoint').exists():
             words.insert(1, '--resume=auto')
-        elif job.study.start_from:
+        elif job.after:
             start, convert = start_of(job)
             if convert:
                 return convert
@@ -296,11 +296,8 @@ def start_of(job) -> tuple[Path, list[str] | None]:
     from mmrfa.results.finishing import last_checkpoint
     from mmrfa.results.queue import work_dir
     from mmrfa.results.records import used_config
-    from mmrfa.results.zoo import PLAIN
 
-    root = job.work_dir.parents[2]
-    study = job.study.start_from
-    plain = last_checkpoint(work_dir(root, study, PLAIN, job.seed))
+    plain = last_checkpoint(work_dir(job.work_dir.parents[2], *job.after))
     backbone = used_config(job.config, job.form.options)['model']['backbone']
     if 'attention_conv' not in backbone:
         return plain, None

@@ -15,6 +15,7 @@ from mmrfa.errors import InputError
 from mmrfa.results.records import Record, slug
 from mmrfa.results.runs import SCALARS, read_scalars
 from mmrfa.results.studies import Form, Study
+from mmrfa.results.zoo import PLAIN
 
 LOG = 'queue.log'
 COST = 'cost.json'
@@ -45,6 +46,12 @@ class Job:
     def key(self) -> tuple[str, str, int]:
         """Which run it is, as ``Record.key``."""
         return self.study.name, self.form.name, self.seed
+
+    @property
+    def after(self) -> tuple[str, str, int] | None:
+        """The run whose network it starts as, by its key."""
+        start = self.study.start_from
+        return (start, PLAIN, self.seed) if start else None
 
     @property
     def title(self) -> str:
@@ -182,7 +189,8 @@ class Queue:
     go on from their newest checkpoint.
 
     Args:
-        jobs (list[Job]): in their order.
+        jobs (list[Job]): in their order; one that starts as the network of
+            another here waits for it, and others go first.
         following (Callable): what a job is to do next, by what lies in its
             work dir: a command, or None once it is done.
         finish (Callable): makes the row of a job that is done, and keeps it.
@@ -248,11 +256,15 @@ class Queue:
         return 1 if self.failed else 0
 
     def _start_one(self) -> bool:
-        """Start the next job if it finds a place: in their order."""
-        place = self.waiting and self._take(self.waiting[0].processes)
-        if not place:
+        """Start the next job that can, if it finds a place."""
+        working = [each.job for each in self.running]
+        to_come = {job.key for job in [*working, *self.waiting]}
+        ready = [job for job in self.waiting if job.after not in to_come]
+        place = self._take(ready[0].processes) if ready else None
+        if place is None:
             return False
-        job = self.waiting.pop(0)
+        job = ready[0]
+        self.waiting.remove(job)
         self.say(f'started {job.title}')
         each = Running(job, place, Cost.of(job.work_dir))
         self.running.append(each)

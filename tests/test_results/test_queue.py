@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,27 @@ def test_seed_by_seed(tmp_path):
     ]
     assert runs.lines[-1].startswith('[4/4] tiny: RFAConv, seed 1: miou 30.00')
     assert any('left' in line for line in runs.lines)
+
+
+def test_a_run_waits_for_the_one_it_starts_as(tmp_path):
+    first = make_jobs(tmp_path, ['plain', 'RFAConv'], 2)
+    tuned = Study('tuned', 'T', 'miou', 'val', (8, 8), start_from='tiny')
+    jobs = [replace(job, study=tuned) for job in first] + first
+    runs = Runs({'plain': 'import time; time.sleep(0.3); open("done", "w")'})
+    for job in jobs:
+        job.work_dir.mkdir(parents=True, exist_ok=True)
+    assert runs.queue(jobs, [Place(1)] * 4).run() == 0
+    started = [line for line in runs.lines if line.startswith('started')]
+    assert len(started) == 8
+    for seed in range(2):
+        done = next(
+            place
+            for place, line in enumerate(runs.lines)
+            if f'tiny: plain, seed {seed}: miou' in line
+        )
+        waited = f'started tuned: plain, seed {seed}'
+        assert runs.lines.index(waited) > done
+    assert started[0].startswith('started tiny')
 
 
 def test_several_at_a_time(tmp_path):
