@@ -136,7 +136,7 @@ def again(records: list[Record], repeats: list[Record]) -> str:
                 metric = f'{METRICS[record.metric].heading}, {record.scored}'
                 score = f'{metric}: {record.score:.2f}'
                 rows.append([*key, score, record.cpu, record.commit])
-    head = ['Study', 'Form', 'Seed', 'Score (%)', 'CPU', 'Commit']
+    head = ['Study', 'Form', 'Seed', 'Score (%)', 'Machine', 'Commit']
     return markdown(head, rows)
 
 

@@ -149,7 +149,8 @@ def test_a_row_is_what_its_scalars_say(folder, record):
 
 def test_a_seed_gives_its_figure_again():
     """On one kind of machine, digit by digit; on another it does not."""
-    first, second = page.read_repeats(RESULTS)
+    repeats = page.read_repeats(RESULTS)
+    first, second = (r for r in repeats if r.study == 'camvid_start')
     (row_of_it,) = (r for r in RECORDS if r.key == first.key)
     assert first.key == second.key and first.cpu == second.cpu
     assert first.cpu != row_of_it.cpu and first.recipe == row_of_it.recipe
@@ -158,12 +159,24 @@ def test_a_seed_gives_its_figure_again():
             (line['step'], line.get('loss'), line.get('mIoU'))
             for line in read_kept_scalars(scalars_file(folder, *first.key))
         ]
-        for folder in sorted(RESULTS.glob('repeats/*'))
+        for folder in (RESULTS / 'repeats/1', RESULTS / 'repeats/2')
     ]
     assert logged[0] == logged[1] and len(logged[0]) > 20
     words = ' '.join((RESULTS / 'README.md').read_text().split())
     apart = first.score - row_of_it.score
     assert f'part by {apart:.2f} points in the end' in words
+
+
+def test_runs_of_a_cpu_and_of_a_gpu():
+    words = ' '.join((RESULTS / 'README.md').read_text().split())
+    of_gpu = [r for r in RECORDS if r.study in ('camvid', 'camvid_finetune')]
+    assert {r.cpu for r in of_gpu} == {'NVIDIA H200'}
+    by_key = {r.key: r for r in of_gpu}
+    again = [r for r in page.read_repeats(RESULTS) if r.study == 'camvid']
+    assert len(again) == 6 and {r.cpu for r in again} == {'AMD EPYC'}
+    assert all(r.recipe == by_key[r.key].recipe for r in again)
+    most = max(abs(r.score - by_key[r.key].score) for r in again)
+    assert f'They are up to {most:.1f} points from the rows.' in words
 
 
 def test_forms_and_their_twins():
