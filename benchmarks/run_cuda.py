@@ -34,6 +34,7 @@ from timing import (
     training_step,
 )
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from mmrfa.ops.primitives.gpu import conv, launch, unavailable
 
@@ -63,10 +64,13 @@ def seconds(call: Callable[[], None], device: str, ahead: bool) -> float:
         start = time.perf_counter()
         call()
         return time.perf_counter() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     if ahead:
-        torch.cuda._sleep(launch.BUSY)
+        spent, was_ahead = launch.device_time(call)
+        if not was_ahead:
+            sys.exit('error: starting the kernels takes longer than waiting')
+        return spent
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     call()
     end.record()
@@ -119,6 +123,23 @@ def memory(modules: dict[str, nn.Module], x: Tensor) -> dict[str, dict]:
     return found
 
 
+def kernels(module: nn.Module, x: Tensor) -> dict[str, float]:
+    """Milliseconds on the device by kernel, the longest first.
+
+    Of a training step by the compiled form; empty without a GPU.
+    """
+    if x.device.type == 'cpu':
+        return {}
+    x = x.detach().requires_grad_()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        in_form('compiled', training_step, module.train(), x)
+        torch.cuda.synchronize()
+    spent = {
+        e.key: e.self_device_time_total / 1e3 for e in found.key_averages()
+    }
+    return dict(sorted(spent.items(), key=lambda item: -item[1]))
+
+
 def layer_case(
     device: str, operator: type, shape: tuple, batch: int, rounds: int
 ) -> dict:
@@ -147,6 +168,7 @@ def layer_case(
         batch=batch,
         **compare(modules, inputs, rounds, clock),
         **memory(modules, inputs[0]),
+        kernels_ms=kernels(ours, inputs[0]),
     )
     return say(case)
 

@@ -90,7 +90,7 @@ def render(
             f'\n## {study.title}\n\n'
             f'{len(mine)} of {planned} runs, {hours:.1f} h in all, '
             f'{_joined(r.cpu for r in mine)}, {_threads(mine)} each; '
-            f'{_joined(r.versions for r in mine)}; commits '
+            f'{_joined(r.versions for r in mine)}; of commit '
             f'{_joined(r.commit for r in mine)}. '
             f'`python tools/train_study.py {study.name}` trains it.\n\n'
             + table(study, records, steps.get(study.name))

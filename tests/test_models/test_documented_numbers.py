@@ -1,4 +1,4 @@
-"""docs/weights.md says what the log of the benchmark says."""
+"""The documents say what the logs of benchmarks say."""
 
 import json
 from pathlib import Path
@@ -21,3 +21,29 @@ def test_document_has_the_measured_numbers():
             assert ' | '.join(f'{gap:.4f}' for gap in gaps) in text
         else:
             assert max(gaps) < 1e-6
+
+
+def test_measured_on_a_gpu():
+    log = json.loads((REPO / 'benchmarks/results/cuda_h200.json').read_text())
+    assert log['machine']['gpu'] == 'NVIDIA H200' and log['left_out']
+    text = (REPO / 'mmrfa/ops/rfa/README.md').read_text()
+    seen = {'compiled': [], 'fused': []}
+    for case in log['layers']:
+        cells = [f'{case["channels"]} @ {case["size"]}x{case["size"]}']
+        for name in ('inference', 'training'):
+            spent = case[name]
+            over = {form: spent[form] / spent['plain'] for form in spent}
+            cells += [
+                f'{spent["compiled"] * 1e6:.0f}, {over["compiled"]:.1f}',
+                f'{over["fused"]:.1f}',
+                f'{over["reference"]:.1f}',
+            ]
+            for form in seen if name == 'inference' else ():
+                seen[form].append(over[form])
+        assert f'| {" | ".join(cells)} |' in text
+    assert {way['way'] for way in log['ways']} == {'memory'}
+    words = ' '.join((REPO / 'docs/backends.md').read_text().split())
+    low, high = min(seen['compiled']), max(seen['compiled'])
+    assert f'{low:.1f} to {high:.1f} times `nn.Conv2d` in inference' in words
+    low, high = min(seen['fused']), max(seen['fused'])
+    assert f'`fused` takes {low:.0f} to {high:.0f} times' in words

@@ -513,6 +513,38 @@ def test_ways(monkeypatch):
             assert conv.ways(of, Conv(x, None, groups)) == expected
 
 
+@pytest.mark.parametrize(
+    ('needed', 'waits', 'ahead'),
+    [(0, 1, True), (3e7, 3, True), (1e12, len(launch.WAITS), False)],
+)
+def test_the_device_waits_for_the_host(monkeypatch, needed, waits, ahead):
+    """Longer, until the host has started all before the wait is over."""
+    waited, called = [], []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            pass
+
+        def synchronize(self):
+            pass
+
+        def query(self):
+            assert len(called) == len(waited)  # asked after the call
+            return waited[-1] < needed
+
+        def elapsed_time(self, end):
+            return 1e3 * len(waited)
+
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+    monkeypatch.setattr(torch.cuda, '_sleep', waited.append)
+    found = launch.device_time(lambda: called.append(1))
+    assert found == (waits, ahead)
+    assert waited == launch.WAITS[:waits]
+
+
 def test_fastest_way_is_measured_once(monkeypatch):
     """With a clock that prefers the last, and memory for two of three."""
     timed = []

@@ -47,5 +47,5 @@ def automatic(x: Tensor) -> str | None:
     if is_exporting():
         return 'an exported program holds it only where it is named'
     if x.is_cuda:
-        return 'its speed on GPUs was not measured, name it to use it'
+        return 'on GPUs it is far from tuned, name it to use it'
     return None

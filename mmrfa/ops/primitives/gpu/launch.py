@@ -15,7 +15,9 @@ from mmrfa.ops.common.window import Window
 # A sum over positions is cut into pieces of a multiple of so many positions:
 # of whole tiles, which are longer where the channels lie first.
 SHORTEST_SPANS = {'first': 512, 'last': 128}
-BUSY = 8_000_000  # clock cycles, some 5 ms: longer than a layer is started
+# Clock cycles, 4 ms and more: how long the device waits while the host starts
+# what is timed.
+WAITS = [8_000_000 << times for times in range(5)]
 
 
 @cache
@@ -169,19 +171,31 @@ def tuned(name: str, last: bool, taps: int, plain: bool, device: torch.device):
 
 
 def device_seconds(call: Callable[[], object], rounds: int = 5) -> float:
-    """Median time of a call on the current CUDA device.
-
-    The device is kept busy before each, so that the host is ahead of it:
-    small kernels take less time than starting them does.
-    """
+    """Median time of a call on the current CUDA device."""
     call()
-    times = []
-    for _ in range(rounds):
+    return median(device_time(call)[0] for _ in range(rounds))
+
+
+def device_time(call: Callable[[], object]) -> tuple[float, bool]:
+    """Time of one call on the current CUDA device.
+
+    The device is kept busy before it, so that the host is ahead: small
+    kernels take less time than starting them does. Where the device was done
+    waiting before the host had started all, it waits longer, and once more.
+
+    Returns:
+        tuple[float, bool]: seconds, and whether the host was ahead; if not,
+        as where the call itself waits for the device, they hold time of the
+        host as well.
+    """
+    for cycles in WAITS:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(BUSY)
+        torch.cuda._sleep(cycles)
         begin.record()
         call()
+        ahead = not begin.query()
         end.record()
         end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
-    return median(times)
+        if ahead:
+            break
+    return begin.elapsed_time(end) / 1e3, ahead
