@@ -76,25 +76,37 @@ def test_how_the_recipes_were_settled():
 def test_what_the_readme_says():
     words = ' '.join((REPO / 'README.md').read_text().split())
 
-    def cells(form, sign=1):
-        found = difference(RECORDS, 'camvid_start', form, 'plain')
-        assert len(found.values) == 5  # as it says
-        low, high = found.interval
-        told = f'{sign * found.mean:.2f}', f'{low:.2f} to {high:.2f}'
-        return *told, found.verdict
+    def told(form, verdict, sign=1):
+        found = difference(RECORDS, 'camvid', form, 'plain')
+        assert (len(found.values), found.verdict) == (3, verdict), form
+        low, high = sorted(sign * end for end in found.interval)
+        return f'{sign * found.mean:.2f}', f'{low:.2f} to {high:.2f}'
 
-    mean, interval, verdict = cells('RFCBAMConv neutral')
-    assert verdict == 'better'
-    assert f'gained {mean} points of mIoU (95 % interval {interval})' in words
-    (rfa, rfa_at, _), (rfca, rfca_at, _), (aw, aw_at, _) = open_ = (
-        cells('RFAConv'),
-        cells('RFCAConv'),
-        cells('AWConv', -1),
+    rfcbam, at = told('RFCBAMConv', 'better')
+    text = f'RFCBAMConv gained {rfcbam} points of mIoU (95 % interval {at})'
+    rfca, at = told('RFCAConv', 'better')
+    text += f' and RFCAConv {rfca} ({at}); '
+    rfa, at = told('RFAConv', 'open')
+    text += f'RFAConv gained {rfa} ({at}), which so few'
+    assert text in words
+    cbam, at = told('CBAMConv', 'worse', -1)
+    text = (
+        f'CBAMConv lost {cbam} ({at}), and plain networks with a fifth more '
     )
-    assert {verdict for *_, verdict in open_} == {'open'}
-    assert f'RFAConv gained {rfa} ({rfa_at}) and RFCAConv {rfca} (' in words
-    assert f'{rfca} ({rfca_at}), which so few' in words
-    assert f'AWConv lost {aw} ({aw_at}). Long runs, scored on test,' in words
+    longer, at = told('plain longer', 'open')
+    assert text + f'steps gained {longer} ({at}), as much as RFAConv' in words
+    assert float(longer) >= float(rfa)
+    study = find_study('camvid', CONFIGS)
+    seeds = {form.seeds for form in study.forms.values()}
+    assert seeds == {5, 8} and '3 seeds of the 5 to 8 planned' in words
+    longest = study.forms['plain longer'].options['train_cfg.max_iters']
+    assert (
+        longest
+        == 1.2
+        * Config.fromfile(
+            CONFIGS[study.forms['plain'].config]
+        ).train_cfg.max_iters
+    )
 
 
 def test_recipes_start_as_the_start_study_says():
