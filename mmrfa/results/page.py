@@ -201,8 +201,12 @@ def table(study: Study, records: list[Record], steps: dict | None) -> str:
             known = form in found and PLAIN in found
             line.append(f'{found[form] / found[PLAIN]:.2f}' if known else '-')
         for other in others or [None]:
-            found = other and difference(records, study.name, form, other)
-            rows.append([*line, other or '-', *told(found or None)])
+            cells = ['-'] * 5
+            if other:
+                found = difference(records, study.name, form, other)
+                planned = min(study.forms[one].seeds for one in (form, other))
+                cells = [other, *told(found, planned)]
+            rows.append([*line, *cells])
             line = [''] * len(line)
     metric = f'{METRICS[study.metric].heading}, {study.scored} (%)'
     head = ['Form', 'Seeds', metric, 'Params (M)', 'GFLOPs', 'Step', 'Memory']
@@ -210,15 +214,18 @@ def table(study: Study, records: list[Record], steps: dict | None) -> str:
     return markdown(head, rows)
 
 
-def told(found: Difference | None) -> list[str]:
-    """Cells of a difference."""
+def told(found: Difference | None, planned: int) -> list[str]:
+    """Cells of a difference, of so many seeds once all are there."""
     if found is None:
         return ['-'] * 4
     interval = '-'
     if found.interval is not None:
         interval = '{:+.2f} to {:+.2f}'.format(*found.interval)
     count = f'{found.wins} of {len(found.values)}'
-    return [f'{found.mean:+.2f}', interval, count, found.verdict]
+    verdict = found.verdict
+    if verdict != 'open' and len(found.values) < planned:
+        verdict += ' so far'
+    return [f'{found.mean:+.2f}', interval, count, verdict]
 
 
 def detectable(study: Study, records: list[Record]) -> str | None:

@@ -22,7 +22,7 @@ from mmrfa.results.records import (
     scores_of,
     write_scalars,
 )
-from mmrfa.results.statistics import difference
+from mmrfa.results.statistics import Difference, difference
 from mmrfa.results.studies import find_study, twins
 
 from .crafted_runs import CONFIGS, REPO
@@ -276,6 +276,20 @@ def test_tables_and_figures(tmp_path):
     draw(study, records, tmp_path)
     for kind in FIGURES:
         assert (tmp_path / figure_of(study, kind)).stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ('values', 'planned', 'says'),
+    [
+        ((1.0, 1.1), 2, 'better'),
+        ((1.0, 1.1), 5, 'better so far'),
+        ((-1.0, -1.1), 3, 'worse so far'),
+        ((-1.0, 1.1), 5, 'open'),
+    ],
+)
+def test_few_seeds_say_so(values, planned, says):
+    found = Difference(values, seeds=tuple(range(len(values))))
+    assert page.told(found, planned)[-1] == says
 
 
 def test_predictions_of_the_median_seed(tmp_path):
