@@ -138,7 +138,11 @@ def main(argv: list[str] | None = None) -> int:
     following = partial(next_command, options=args.cfg_options)
     if args.dry_run:
         for job in jobs:
-            print(f'# {job.title}\n{shlex.join(following(job) or [])}')
+            print(f'# {job.title}')
+            try:
+                print(shlex.join(following(job) or []))
+            except InputError as error:  # what it starts as is not trained
+                print(f'# not yet: {error}')
         return 0
     places = places_of(args.gpus, args.jobs, args.threads)
     lock_work_dir(args.work_dir)
