@@ -108,7 +108,7 @@ def render(
             '\n## Across the studies\n\nHow likely a run of the form is above '
             'one of its plain twin, on the test split of a study drawn at '
             'random (probability of improvement, 95 % interval by stratified '
-            'bootstrap).\n\n' + wide
+            'bootstrap). Without the study that tunes on.\n\n' + wide
         )
     if repeats:
         parts.append(
@@ -143,6 +143,8 @@ def again(records: list[Record], repeats: list[Record]) -> str:
 def across(studies: list[Study], records: list[Record]) -> str | None:
     """How likely forms are above plain, over all studies that test.
 
+    Of networks trained from scratch; what tunes on is another question.
+
     Args:
         studies (list[Study]): that have a row.
         records (list[Record]): rows of any study.
@@ -153,8 +155,10 @@ def across(studies: list[Study], records: list[Record]) -> str | None:
     """
     pairs = {}
     for study in studies:
+        if study.scored != 'test' or study.start_from:
+            continue
         plain = scores_by_seed(records, study.name, PLAIN)
-        for form in study.forms if plain and study.scored == 'test' else ():
+        for form in study.forms if plain else ():
             mine = scores_by_seed(records, study.name, form)
             # One run of each has no interval.
             if form in TAGS and min(len(mine), len(plain)) > 1:

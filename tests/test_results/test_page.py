@@ -1,5 +1,7 @@
 """The page of results: from rows to tables, and what is committed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -76,8 +78,8 @@ def test_how_the_recipes_were_settled():
 def test_what_the_readme_says():
     words = ' '.join((REPO / 'README.md').read_text().split())
 
-    def told(form, verdict, sign=1):
-        found = difference(RECORDS, 'camvid', form, 'plain')
+    def told(form, verdict, sign=1, study='camvid'):
+        found = difference(RECORDS, study, form, 'plain')
         assert (len(found.values), found.verdict) == (3, verdict), form
         low, high = sorted(sign * end for end in found.interval)
         return f'{sign * found.mean:.2f}', f'{low:.2f} to {high:.2f}'
@@ -96,6 +98,10 @@ def test_what_the_readme_says():
     longer, at = told('plain longer', 'open')
     assert text + f'steps gained {longer} ({at}), as much as RFAConv' in words
     assert float(longer) >= float(rfa)
+    rfa, at = told('RFAConv', 'open', study='bccd_yolov8')
+    text = f'{rfa} points of AP50 more with RFAConv ({at})'
+    rfca, at = told('RFCAConv', 'open', study='bccd_yolov8')
+    assert text + f' and {rfca} with RFCAConv ({at}): open.' in words
     study = find_study('camvid', CONFIGS)
     seeds = {form.seeds for form in study.forms.values()}
     assert seeds == {5, 8} and '3 seeds of the 5 to 8 planned' in words
@@ -225,7 +231,9 @@ def test_across_studies():
     assert '| CAConv | 1 | 0.00 | 0.00 to 0.00 |' in text
     assert 'plain' not in text and 'CAMConv' not in text
     assert page.across(studies, records[:2]) is None
-    assert page.across([find_study('camvid_start', CONFIGS)], records) is None
+    for other in ('camvid_start', 'camvid_finetune'):
+        mine = [replace(r, study=other) for r in records[:4]]
+        assert page.across([find_study(other, CONFIGS)], mine) is None
 
 
 def test_tables_and_figures(tmp_path):
