@@ -137,12 +137,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     following = partial(next_command, options=args.cfg_options)
     if args.dry_run:
+        titles = {job.key: job.title for job in jobs}
         for job in jobs:
             print(f'# {job.title}')
-            try:
+            if job.after in titles:
+                print(f'# waits for {titles[job.after]}')
+            else:
                 print(shlex.join(following(job) or []))
-            except InputError as error:  # what it starts as is not trained
-                print(f'# not yet: {error}')
         return 0
     places = places_of(args.gpus, args.jobs, args.threads)
     lock_work_dir(args.work_dir)
