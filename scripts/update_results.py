@@ -26,7 +26,7 @@ def main() -> None:
     text = page.render(text, studies, records, steps, repeats)
     readme.write_text(text, encoding='utf-8')
     for study in studies:
-        draw(study, records, folder)
+        draw(study, records, folder, steps.get(study.name))
 
 
 if __name__ == '__main__':

@@ -46,13 +46,19 @@ def differences_to_plain(
     }
 
 
-def draw(study: Study, records: list[Record], folder: Path) -> None:
+def draw(
+    study: Study,
+    records: list[Record],
+    folder: Path,
+    steps: dict | None = None,
+) -> None:
     """Draw the figures of a study.
 
     Args:
         study (Study): the study.
         records (list[Record]): rows of any study.
         folder (Path): of the results.
+        steps (dict | None): of the study, from ``page.read_steps``.
     """
     import matplotlib.pyplot as plt
 
@@ -64,8 +70,14 @@ def draw(study: Study, records: list[Record], folder: Path) -> None:
         for form in study.forms
     }
     by_form = {form: each for form, each in by_form.items() if each}
+    costs = costs_of(by_form, steps)
     for kind in FIGURES:
-        figure, axes = plt.subplots(figsize=(7, 4.5))
+        count = len(costs) if kind == 'costs' else 1
+        size = 7 if count == 1 else 5 * count, 4.5
+        figure, panels = plt.subplots(
+            1, count, figsize=size, sharey=True, squeeze=False
+        )
+        axes = panels[0, 0]
         if kind == 'differences':
             draw_differences(axes, study, records)
         elif kind == 'curves':
@@ -81,8 +93,13 @@ def draw(study: Study, records: list[Record], folder: Path) -> None:
             }
             draw_curves(axes, study, curves)
         else:
-            draw_costs(axes, study, by_form)
-        axes.set_title(study.title, fontsize=10)
+            for panel, (name, cost) in zip(panels[0], costs.items()):
+                draw_costs(panel, name, cost, by_form)
+            axes.set_ylabel(
+                f'{METRICS[study.metric].heading} ({study.scored}), %'
+            )
+            axes.legend(fontsize=8)
+        figure.suptitle(study.title, fontsize=10)
         figure.tight_layout()
         figure.savefig(folder / figure_of(study, kind), dpi=120)
         plt.close(figure)
@@ -131,17 +148,47 @@ def draw_curves(
     axes.legend(fontsize=8)
 
 
+def costs_of(
+    by_form: dict[str, list[Record]], steps: dict | None
+) -> dict[str, dict[str, float]]:
+    """What forms cost.
+
+    Args:
+        by_form (dict): rows of each form.
+        steps (dict | None): of the study, from ``page.read_steps``.
+
+    Returns:
+        dict: cost by form, by what it is; time where steps were timed.
+    """
+    found = {
+        'GFLOPs of an image': {
+            form: each[0].gflops for form, each in by_form.items()
+        }
+    }
+    timed = {
+        form: steps['seconds'][form] * each[0].steps
+        for form, each in by_form.items()
+        if steps and form in steps['seconds']
+    }
+    if PLAIN in timed:
+        found["time of a training over plain's"] = {
+            form: spent / timed[PLAIN] for form, spent in timed.items()
+        }
+    return found
+
+
 def draw_costs(
-    axes: 'Axes', study: Study, by_form: dict[str, list[Record]]
+    axes: 'Axes',
+    name: str,
+    cost: dict[str, float],
+    by_form: dict[str, list[Record]],
 ) -> None:
-    """Scores against the operations of the networks."""
-    for form, each in by_form.items():
-        scores = [record.score for record in each]
-        at, error = each[0].gflops, _spread(scores)
+    """Scores against one of :func:`costs_of`."""
+    for form, at in cost.items():
+        scores = [record.score for record in by_form[form]]
+        error = _spread(scores)
         axes.errorbar(at, mean(scores), error, fmt='o', capsize=3, label=form)
-    axes.set_xlabel('GFLOPs of an image: mean, deviation of seeds')
-    axes.set_ylabel(f'{METRICS[study.metric].heading} ({study.scored}), %')
-    axes.legend(fontsize=8)
+    axes.set_xlabel(f'{name}: mean, deviation of seeds')
 
 
 def draw_predictions(

@@ -10,6 +10,7 @@ from PIL import Image
 from mmrfa.results import page
 from mmrfa.results.figures import (
     FIGURES,
+    costs_of,
     draw,
     draw_predictions,
     figure_of,
@@ -281,9 +282,26 @@ def test_tables_and_figures(tmp_path):
     for record in records:
         path = scalars_file(tmp_path, *record.key)
         write_scalars(path, [dict(mIoU=record.val, step=400)])
-    draw(study, records, tmp_path)
-    for kind in FIGURES:
-        assert (tmp_path / figure_of(study, kind)).stat().st_size > 5000
+    widths = []
+    for given in (None, steps):
+        draw(study, records, tmp_path, given)
+        for kind in FIGURES:
+            assert (tmp_path / figure_of(study, kind)).stat().st_size > 5000
+        widths.append(Image.open(tmp_path / figure_of(study, 'costs')).width)
+    assert widths[0] < widths[1]  # time stands beside the operations
+
+
+def test_costs():
+    """A fifth more steps of the same length take a fifth more time."""
+    by_form = {
+        form: [row(form=form, steps=count, gflops=3.0)]
+        for form, count in (('plain', 1000), ('RFAConv', 1200), ('CAConv', 1))
+    }
+    steps = dict(seconds=dict(plain=0.5, RFAConv=0.5))
+    of_work, of_time = costs_of(by_form, steps).values()
+    assert of_work == dict.fromkeys(by_form, 3.0)
+    assert of_time == {'plain': 1.0, 'RFAConv': pytest.approx(1.2)}
+    assert len(costs_of(by_form, None)) == 1
 
 
 @pytest.mark.parametrize(
