@@ -59,9 +59,10 @@ def scores(runs: list[Run], metric: str) -> list[float]:
 
 
 def seeds(runs: list[Run]) -> str:
-    """Seeds of the runs, or a dash."""
-    found = ['?' if run.seed is None else str(run.seed) for run in runs]
-    return ', '.join(found) or '-'
+    """Seeds of the runs in their order, unknown ones last, or a dash."""
+    known = sorted(run.seed for run in runs if run.seed is not None)
+    unknown = ['?'] * (len(runs) - len(known))
+    return ', '.join([*map(str, known), *unknown]) or '-'
 
 
 @dataclass(frozen=True)
