@@ -89,7 +89,14 @@ def dump_predictions(config, path: str) -> None:
         )
     detection = _scope(config) in ('mmdet', 'mmyolo')  # packs its masks
     kind = 'mmdet.DumpDetResults' if detection else 'DumpResults'
-    metrics = config.test_evaluator
+    metrics = config.get('test_evaluator')
+    if not metrics:
+        raise InputError(
+            f'--out: expected test_evaluator in config {config.filename}, '
+            'found none'
+        )
+    if 'metrics' in metrics:  # an Evaluator's settings
+        metrics = metrics['metrics']
     config.test_evaluator = [
         *(metrics if isinstance(metrics, list | tuple) else [metrics]),
         dict(type=kind, out_file_path=path),
@@ -136,7 +143,8 @@ def use_tta(config) -> None:
     Raises:
         InputError: the config does not say how.
     """
-    lacking = [k for k in ('tta_model', 'tta_pipeline') if k not in config]
+    wanted = 'tta_model', 'tta_pipeline', 'test_dataloader'
+    lacking = [key for key in wanted if config.get(key) is None]
     if lacking:
         raise InputError(
             f'--tta: expected {" and ".join(lacking)} in config '

@@ -6,6 +6,7 @@ import sys
 try:
     from mmrfa.engine.cli import add_run_arguments, parse_args, run_tool
     from mmrfa.engine.config import load_config, set_work_dir
+    from mmrfa.engine.resuming import AUTO
     from mmrfa.engine.run import build_runner
     from mmrfa.errors import InputError
 except ModuleNotFoundError as error:
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--resume',
         nargs='?',
-        const='auto',
+        const=AUTO,
         metavar='CHECKPOINT',
         help='go on where a run stopped: with its latest checkpoint in the '
         'work dir if there is one, or with the one given',
@@ -43,9 +44,10 @@ def main(argv: list[str] | None = None) -> None:
 
     config = load_config(args.config, args.cfg_options)
     set_work_dir(config, args.work_dir)
-    if args.resume is not None:
-        config.resume = True
-        config.load_from = None if args.resume == 'auto' else args.resume
+    if args.resume == AUTO:
+        config.resume = AUTO
+    elif args.resume is not None:
+        config.resume, config.load_from = True, args.resume
     if args.amp:
         use_amp(config)
     if args.auto_scale_lr:

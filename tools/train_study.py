@@ -16,12 +16,13 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 try:
     from mmrfa.checkpoints.writing import check_folder
-    from mmrfa.engine.cli import parse_args, run_tool
+    from mmrfa.engine.cli import add_cfg_options, parse_args, run_tool
     from mmrfa.engine.lock import lock_work_dir
     from mmrfa.errors import InputError
     from mmrfa.openmmlab import import_package
@@ -108,8 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='for every run, of the machine only, such as '
-        'train_dataloader.num_workers=4',
+        help='for every run, of the machine only and not of its recipe, such '
+        'as train_dataloader.num_workers=4',
     )
     parser.add_argument(
         '--dry-run',
@@ -123,15 +124,11 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f'--{name}: expected at least 1, got {value}')
     if args.gpus < 0:
         raise InputError(f'--gpus: expected 0 or more, got {args.gpus}')
-    for piece in args.cfg_options:
-        if not piece.partition('=')[0] or '=' not in piece:
-            raise InputError(
-                f'--cfg-options: expected KEY=VALUE pieces, got {piece}'
-            )
     for folder in (args.work_dir, args.results):
         check_folder(Path(folder))
     configs = config_files(ROOT)
-    studies = [find_study(name, configs) for name in args.studies]
+    names = dict.fromkeys(args.studies)
+    studies = [find_study(name, configs) for name in names]
     jobs = by_seeds(
         [job for study in studies for job in jobs_of(study, args, configs)]
     )
@@ -184,7 +181,7 @@ def jobs_of(study, args: argparse.Namespace, configs: dict[str, Path]) -> list:
 
     Raises:
         InputError: an unknown form, a recipe that wants more processes than
-            there are, or rows of another recipe.
+            there are, options that change one, or rows of another.
     """
     from mmrfa.results.queue import Job, work_dir
     from mmrfa.results.records import (
@@ -202,8 +199,9 @@ def jobs_of(study, args: argparse.Namespace, configs: dict[str, Path]) -> list:
             f'got {"; ".join(sorted(set(wanted) - set(known)))}'
         )
     done = {record.key: record for record in read_records(args.results)}
+    given = read_options(args.cfg_options)
     jobs = []
-    for name in wanted:
+    for name in dict.fromkeys(wanted):
         form = study.forms[name]
         config = configs[form.config]
         processes = processes_of(form.config)
@@ -218,6 +216,11 @@ def jobs_of(study, args: argparse.Namespace, configs: dict[str, Path]) -> list:
                 f'{processes} GPUs for itself, got {args.jobs}'
             )
         recipe = digest(used_config(config, form.options))
+        if recipe != digest(used_config(config, form.options | given)):
+            raise InputError(
+                '--cfg-options: expected settings of the machine, got some '
+                f'that change the recipe of {form.config}'
+            )
         for seed in range(args.seeds or form.seeds):
             record = done.get((study.name, name, seed))
             if record is None:
@@ -228,9 +231,17 @@ def jobs_of(study, args: argparse.Namespace, configs: dict[str, Path]) -> list:
                     f'{args.results / TABLE}: expected runs of the recipe of '
                     f'{form.config} as it is, got another one for '
                     f'{study.name}, {name}, seed {seed}; remove the rows of '
-                    'the study to train it again'
+                    'the study and its work dir to train it again'
                 )
     return jobs
+
+
+def read_options(pieces: list[str]) -> dict:
+    """Pieces of ``--cfg-options`` as entries of a config."""
+    parser = argparse.ArgumentParser()
+    add_cfg_options(parser)
+    words = ['--cfg-options', *pieces] if pieces else []
+    return parse_args(parser, words).cfg_options or {}
 
 
 def processes_of(config: str) -> int:
@@ -248,12 +259,23 @@ def next_command(job, options: list[str]) -> list[str] | None:
 
     Returns:
         list[str] | None: to train or to test; None once it is done.
+
+    Raises:
+        InputError: what lies there is of another recipe, or what it starts
+            as has not been trained.
     """
-    from mmrfa.results.finishing import TEST, last_checkpoint, tested, trained
+    from mmrfa.results.finishing import (
+        TEST,
+        check_recipe,
+        last_checkpoint,
+        tested,
+        trained,
+    )
     from mmrfa.results.pictures import PREDICTIONS
 
     settings = [f'{key}={value}' for key, value in job.form.options.items()]
     settings += [*options, f'randomness.seed={job.seed}']
+    check_recipe(job)
     if not trained(job):
         words = [TOOLS / 'train.py', job.config, '--work-dir', job.work_dir]
         if (job.work_dir / 'last_checkpoint').exists():
@@ -261,7 +283,7 @@ def next_command(job, options: list[str]) -> list[str] | None:
         elif job.after:
             start, convert = start_of(job)
             if convert:
-                return convert
+                return [*convert, '--cfg-options', *settings]
             settings.append(f'load_from={start}')
         if job.processes > 1:
             words = ['-m', 'torch.distributed.run', '--standalone'] + [
@@ -298,11 +320,28 @@ def start_of(job) -> tuple[Path, list[str] | None]:
     Raises:
         InputError: the plain network has not been trained.
     """
-    from mmrfa.results.finishing import last_checkpoint
+    from mmrfa.results.finishing import last_checkpoint, trained
     from mmrfa.results.queue import work_dir
     from mmrfa.results.records import used_config
+    from mmrfa.results.studies import find_study
+    from mmrfa.results.zoo import config_files
 
-    plain = last_checkpoint(work_dir(job.work_dir.parents[2], *job.after))
+    name, form, _ = job.after
+    configs = config_files(ROOT)
+    study = find_study(name, configs)
+    first = replace(
+        job,
+        study=study,
+        form=study.forms[form],
+        config=configs[study.forms[form].config],
+        work_dir=work_dir(job.work_dir.parents[2], *job.after),
+    )
+    if not trained(first):
+        raise InputError(
+            f'{first.work_dir}: expected a network that was trained to the '
+            'end, to start as it, found none'
+        )
+    plain = last_checkpoint(first.work_dir)
     backbone = used_config(job.config, job.form.options)['model']['backbone']
     if 'attention_conv' not in backbone:
         return plain, None
@@ -316,7 +355,7 @@ def start_of(job) -> tuple[Path, list[str] | None]:
         f'--calibrate={job.config}',
         '--whole',
     ]
-    if target.exists():
+    if target.exists() and target.stat().st_mtime > plain.stat().st_mtime:
         return target, None
     return target, [sys.executable, *map(str, words)]
 

@@ -264,7 +264,7 @@ def state_dict_in(content: dict, name: str) -> dict[str, Tensor]:
         dict[str, Tensor]: parameters and buffers by name.
 
     Raises:
-        InputError: they are something else, or not dense.
+        InputError: they are something else.
     """
     state = content.get('state_dict', content)
     if not isinstance(state, dict):

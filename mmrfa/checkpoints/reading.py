@@ -171,7 +171,7 @@ def state_dict_of(content: dict, name: str) -> dict[str, Tensor]:
     state = {
         key.removeprefix('module.'): value
         for key, value in content.items()
-        if isinstance(value, Tensor)
+        if isinstance(key, str) and isinstance(value, Tensor)
     }
     if not state:
         raise InputError(f'checkpoint {name}: expected tensors, found none')

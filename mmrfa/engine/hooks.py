@@ -74,7 +74,7 @@ def check_hooks(config: 'Config') -> dict[str, 'Hook']:
             kind = bound(HOOKS, settings)
             for entry in ('type', '_scope_'):
                 settings.pop(entry, None)
-            if issubclass(kind, CheckpointHook):
+            if kind is CheckpointHook:  # as the Runner does
                 kind = KeepingCheckpointHook
             # Others may need what only a run has.
             if kind.__module__.startswith(('mmengine.', 'mmrfa.')):

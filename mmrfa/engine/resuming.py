@@ -31,6 +31,9 @@ NOT_KEPT = ('CachedMosaic', 'CachedMixUp', 'Albu', 'EarlyStoppingHook')
 OF_OTHER_SHAPES = 'Adafactor', 'LBFGS'
 # Where the counts are, in all checkpoints but those of MMEngine itself.
 STOPPING = 'early_stopping'
+# Of ``resume``: with the newest checkpoint of the work dir; where there is
+# none, the run starts, as ``load_from`` if the config says so.
+AUTO = 'auto'
 # What belongs to the start of a run and not to what it does.
 NOT_COMPARED = ('work_dir', 'load_from', 'resume', 'launcher')
 
@@ -321,7 +324,7 @@ def _candidates(config: 'Config') -> set[Path]:
         path
         for folder in folders
         for path in folder.glob('*.pth')
-        if not path.name.startswith('best_')
+        if path.is_file() and not path.name.startswith('best_')
     }
     try:
         named = (folders[0] / 'last_checkpoint').read_text().strip()

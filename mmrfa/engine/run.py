@@ -18,6 +18,7 @@ from mmrfa.engine.lock import lock_work_dir
 from mmrfa.engine.naming import naming
 from mmrfa.engine.parts import check_parts
 from mmrfa.engine.resuming import (
+    AUTO,
     STOPPING,
     check_average,
     check_optimizer_state,
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from mmengine.runner import Runner
     from torch import nn
+
+# Where launchers tell a process its ranks.
+RANKS = {
+    'pytorch': ('RANK', 'LOCAL_RANK'),
+    'slurm': ('SLURM_PROCID', 'SLURM_LOCALID'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
 
 
 def build_runner(config: 'Config', launcher: str, train: bool) -> 'Runner':
@@ -72,10 +80,10 @@ def build_runner(config: 'Config', launcher: str, train: bool) -> 'Runner':
             f'got {kind!r}'
         )
     checked = None
-    if launcher == 'none' or _rank('LOCAL_RANK', 'SLURM_LOCALID') == '0':
+    rank, local_rank = _ranks(launcher)
+    if local_rank == '0':
         checked = Checked(config, train, reader, RUNNERS.get(kind))
-    rank = _rank('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
-    if train and (launcher == 'none' or rank == '0'):
+    if train and rank == '0':
         lock_work_dir(config.work_dir)
     if launcher == 'pytorch' and notes:
         distributed.init_process_group('gloo')
@@ -85,8 +93,11 @@ def build_runner(config: 'Config', launcher: str, train: bool) -> 'Runner':
     return runner
 
 
-def _rank(*variables: str) -> str:
-    return next((os.environ[v] for v in variables if v in os.environ), '0')
+def _ranks(launcher: str) -> list[str]:
+    """Rank of this process among all, and among those of its machine."""
+    # Not LOCAL_RANK alone: the tools set it to 0 where it is missing.
+    names = RANKS.get(launcher, ('', ''))
+    return [os.environ.get(name, '0') for name in names]
 
 
 class Checked:
@@ -137,9 +148,10 @@ class Checked:
         self.seed = None
         resume = train and config.get('resume')
         path = config.get('load_from')
-        if resume and path is None:
-            path, skipped = find_whole_checkpoint(config, reader)
+        if resume and (path is None or resume == AUTO):
+            found, skipped = find_whole_checkpoint(config, reader)
             self.notes += [f'--resume: not from {line}' for line in skipped]
+            resume, path = found is not None, found or path
         self.resume_from = path if resume else None
         if not isinstance(path, str | None):
             raise InputError(f'load_from: expected a file, got {path!r}')
@@ -205,7 +217,8 @@ def build_model(config: 'Config') -> 'nn.Module':
             f'config {config.filename}: expected a model, a dict, in it, got '
             f'{config.get("model")!r}'
         )
-    model = config.model.copy()
+    # mmdet writes more into the settings of a head.
+    model = copy.deepcopy(config.model)
     if config.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', config.data_preprocessor)
     scope = config.get('default_scope')

@@ -75,14 +75,14 @@ def checked_runner(kind: type, checked: object | None, train: bool) -> type:
                 super()._init_model_weights()
 
         def load_or_resume(self) -> None:
-            if self._resume and self._load_from is None:
+            if self._resume and self._resume_from is None:
+                self._resume = False
+                self.logger.info(
+                    f'--resume: no checkpoint in {self.work_dir}, the '
+                    'run starts at 0.'
+                )
+            elif self._resume:
                 self._load_from = self._resume_from
-                if self._resume_from is None:
-                    self.logger.info(
-                        f'--resume: no checkpoint in {self.work_dir}, the '
-                        'run starts at 0.'
-                    )
-                    return
             super().load_or_resume()
 
         def load_checkpoint(self, *args, **kwargs) -> dict:

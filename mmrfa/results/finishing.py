@@ -25,10 +25,12 @@ from mmrfa.results.records import (
     write_scalars,
 )
 from mmrfa.results.runs import (
+    CONFIG,
     METRICS,
     SCALARS,
     last_evaluation,
     length,
+    read_config,
     read_scalars,
 )
 from mmrfa.version import __version__
@@ -58,6 +60,25 @@ def trained(job: Job) -> bool:
     used = used_config(job.config, job.form.options)
     step, metrics = last_evaluation(logged(job.work_dir))
     return bool(metrics) and step >= length(used, job.config)
+
+
+def check_recipe(job: Job) -> None:
+    """Make sure that what lies in a work dir is a run of the job's recipe.
+
+    Args:
+        job (Job): the run.
+
+    Raises:
+        InputError: it was started with another one.
+    """
+    wanted = digest(used_config(job.config, job.form.options))
+    for path in sorted(job.work_dir.glob(f'*/{CONFIG}')):
+        if digest(read_config(path)) != wanted:
+            raise InputError(
+                f'{job.work_dir}: expected a run of the recipe of '
+                f'{job.form.config} as it is, got one of another in '
+                f'{path.parents[1].name}; remove the folder to train it again'
+            )
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -193,18 +214,25 @@ def versions() -> str:
     return ', '.join(found)
 
 
-@cache
 def commit() -> str:
-    """Of the clone; with a + where files in it were changed."""
-    here = ['git', '-C', str(Path(__file__).parent)]
-    head = subprocess.run(
-        [*here, 'rev-parse', '--short=12', 'HEAD'],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    changed = subprocess.run(
-        [*here, 'diff', 'HEAD', '--stat', '--', ':/mmrfa', ':/configs'],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    """Of the clone as it is; with a + where files in it were changed.
+
+    ``unknown`` where git is missing, or does not keep this file.
+    """
+    if not _git('ls-files', '--error-unmatch', __file__):
+        return 'unknown'
+    head = _git('rev-parse', '--short=12', 'HEAD')
+    changed = _git('diff', 'HEAD', '--stat', '--', ':/mmrfa', ':/configs')
     return head + ('+' if changed else '')
+
+
+def _git(*words: str) -> str:
+    """What git says of the folder of this file; nothing where it fails."""
+    try:
+        return subprocess.run(
+            ['git', '-C', str(Path(__file__).parent), *words],
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+    except OSError:
+        return ''

@@ -120,12 +120,14 @@ class Running:
     command: list[str] | None = None
     process: subprocess.Popen | None = None
     began: float = 0.0
+    logged: int = 0  # bytes of the log before this command
 
     def start(self, command: list[str]) -> None:
         """Start a command of it, all output into its log."""
         self.command = command
         self.job.work_dir.mkdir(parents=True, exist_ok=True)
         with (self.job.work_dir / LOG).open('a', encoding='utf-8') as log:
+            self.logged = log.tell()
             # A session of its own: Ctrl-C reaches the queue alone, which
             # asks its jobs to save.
             self.process = subprocess.Popen(
@@ -156,7 +158,9 @@ class Running:
 
     def last_line(self) -> str:
         """What the log ends with, for the one line about a failure."""
-        text = (self.job.work_dir / LOG).read_text(errors='replace')
+        with (self.job.work_dir / LOG).open('rb') as log:
+            log.seek(self.logged)
+            text = log.read().decode(errors='replace')
         lines = [line for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith('error: ')]
         return (errors or lines or ['no output'])[-1].strip()

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from mmrfa.checkpoints.writing import write_whole
+from mmrfa.engine.config import reason
 from mmrfa.errors import InputError
 from mmrfa.results.runs import METRICS, Run, last_evaluation, recipe
 
@@ -211,16 +212,28 @@ def curve(lines: list[dict], metric: str) -> dict[int, float]:
 
 
 def used_config(path: Path, options: dict) -> dict:
-    """A config with options, without importing what it needs."""
+    """A config with options, without importing what it needs.
+
+    Raises:
+        InputError: options that do not fit.
+    """
     from mmengine.config import Config
 
     config = Config.fromfile(path, import_custom_modules=False)
-    config.merge_from_dict(options)
+    try:
+        config.merge_from_dict(options)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f'options {options}: do not fit config {path}: {reason(error)}'
+        ) from error
     return config.to_dict()
 
 
 def digest(config: dict) -> str:
-    """Digest of all that decides what a run reaches, but for its seed.
+    """Digest of what a network is, and is trained and watched by.
+
+    Not in it: the seed, weights that it starts from, and what is done with
+    the test split.
 
     Args:
         config (dict): read from its file, options merged.

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from mmrfa.errors import InputError
 
 SCALARS = 'vis_data/scalars.json'
+CONFIG = 'vis_data/config.py'
 # Parts of a config that decide what a run reaches.
 RECIPE = (
     'model',
@@ -129,7 +130,7 @@ def collect_runs(
         elif name not in configs:
             notes.append(f'{place}: {name} is no config of the zoo')
         else:
-            used = read_config(place / 'vis_data/config.py')
+            used = read_config(place / CONFIG)
             step, metrics = last_evaluation(read_scalars(scalars))
             last = length(used, place)
             if step < last:
@@ -175,7 +176,7 @@ def select(runs: Iterable[Run]) -> list[Run]:
 
 def _config_name(place: Path) -> str | None:
     """Name of the file in the work dir that has the text of the run."""
-    copy = place / 'vis_data/config.py'
+    copy = place / CONFIG
     if not copy.is_file():
         return None
     text = copy.read_text()
@@ -294,6 +295,11 @@ def read_config(path: Path) -> dict:
 def _changes(used: dict, ours: dict) -> tuple[str, ...]:
     """Settings of the recipe in which two configs differ."""
     a, b = recipe(used), recipe(ours)
+    for leaves, config in ((a, used), (b, ours)):
+        # A checkpoint given to --resume stands there too; what it was
+        # trained from, it does not tell.
+        if config.get('load_from') and config.get('resume') is not True:
+            leaves['load_from'] = config['load_from']
     return tuple(
         f'{key} {a.get(key, "(none)")} instead of {b.get(key, "(none)")}'
         for key in sorted({*a, *b})

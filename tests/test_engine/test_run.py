@@ -7,11 +7,13 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from test_tools.tool_calls import TINY_SEG, forget_instances
+from test_tools.tool_calls import REPO, TINY_SEG, forget_instances
 
 from mmrfa.checkpoints import reading
+from mmrfa.checkpoints.mmengine_loaders import ReadAhead
 from mmrfa.engine.config import import_scope, load_config
-from mmrfa.engine.run import build_runner
+from mmrfa.engine.resuming import AUTO, find_whole_checkpoint
+from mmrfa.engine.run import _ranks, build_model, build_runner
 from mmrfa.errors import InputError
 from mmrfa.models import RFAResNet
 
@@ -139,3 +141,51 @@ def test_unknown_runner_type(config, tmp_path):
     with pytest.raises(InputError, match="runner_type, got 'Walker'"):
         build_runner(config(runner_type='Walker'), 'none', True)
     assert not (tmp_path / 'work').exists()
+
+
+def test_nothing_to_resume_from(config, tmp_path):
+    """A run that starts again starts as its config says."""
+    other = RFAResNet(18, attention_conv=dict(type='RFAConv'))
+    state = {f'backbone.{k}': v for k, v in other.state_dict().items()}
+    torch.save(dict(state_dict=state), tmp_path / 'start.pth')
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work/iter_9.pth').symlink_to(tmp_path / 'gone.pth')
+    options = dict(load_from=str(tmp_path / 'start.pth'), resume=AUTO)
+    assert find_whole_checkpoint(config(), ReadAhead()) == (None, [])
+    runner = build_runner(config(**options), 'none', True)
+    runner.load_or_resume()
+    assert torch.equal(runner.model.backbone.conv1.weight, other.conv1.weight)
+    assert runner.iter == 0
+
+
+@pytest.mark.parametrize('launcher', ['none', 'pytorch', 'slurm', 'mpi'])
+def test_ranks(launcher, monkeypatch):
+    """The tools themselves set LOCAL_RANK to 0 where it is missing."""
+    for number, name in enumerate(
+        (
+            *('RANK', 'LOCAL_RANK', 'SLURM_PROCID', 'SLURM_LOCALID'),
+            *('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+        )
+    ):
+        monkeypatch.setenv(name, str(number))
+    assert (
+        _ranks(launcher)
+        == {
+            'none': ['0', '0'],
+            'pytorch': ['0', '1'],
+            'slurm': ['2', '3'],
+            'mpi': ['4', '5'],
+        }[launcher]
+    )
+    for name in 'RANK', 'LOCAL_RANK':
+        monkeypatch.delenv(name)
+    if launcher == 'pytorch':
+        assert _ranks(launcher) == ['0', '0']
+
+
+def test_building_leaves_the_config(monkeypatch):
+    """Else a run's copy of it is not that of the zoo."""
+    config = load_config(f'{REPO}/configs/yolov8/yolov8_n_1xb8-40e_bccd.py')
+    before = config.to_dict()
+    build_model(config)
+    assert config.to_dict() == before

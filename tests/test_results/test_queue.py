@@ -24,7 +24,7 @@ from mmrfa.results.queue import (
 )
 from mmrfa.results.studies import Form, Study, find_study, study_names
 
-from .crafted_runs import CONFIGS
+from .crafted_runs import CONFIGS, craft
 from .rows import row
 
 
@@ -167,6 +167,16 @@ def test_failures_are_told_and_the_rest_goes_on(tmp_path):
     assert 'queue.log' in told[0]
 
 
+def test_a_failure_is_told_by_the_start_that_failed(tmp_path):
+    """Not by an error of an earlier one, in the same log."""
+    (job,) = make_jobs(tmp_path, ['bad'], 1)
+    job.work_dir.mkdir(parents=True)
+    (job.work_dir / 'queue.log').write_text('error: of yesterday\n')
+    runs = Runs({'bad': 'print("out of memory"); exit(3)'})
+    assert runs.queue([job], [Place(1)]).run() == 1
+    assert 'exit status 3: out of memory (' in runs.lines[-1]
+
+
 def test_first_signal_lets_runs_save(tmp_path):
     """They get SIGTERM, and are waited for; nothing new is started."""
     program = (
@@ -264,22 +274,31 @@ def test_dry_run_and_bad_input(tmp_path, monkeypatch, capsys):
     assert len(commands) == sum(line[0] == '#' for line in lines) == 10
     assert 'randomness.seed=0' in out
     assert not list(tmp_path.iterdir())
+    twice = 'camvid', 'camvid', '--forms', 'plain', 'plain', '--seeds', '1'
+    assert run(*twice, '--dry-run')[1].count('# camvid: plain') == 1
     status, _, error = run('camvid_finetune', '--dry-run')
     assert status == 2
-    assert 'camvid/plain/seed0: expected the checkpoint of its' in error
+    assert 'camvid/plain/seed0: expected a network that was' in error
     plain = work_dir(tmp_path, 'camvid', 'plain', 0)
-    plain.mkdir(parents=True)
+    name = find_study('camvid', CONFIGS).forms['plain'].config
+    craft(plain, name, dict(mIoU=30.0), step=900)
     (plain / 'last_checkpoint').write_text('/elsewhere/iter_2000.pth')
     (plain / 'iter_2000.pth').touch()
     start = ['camvid_finetune', '--work-dir', str(tmp_path), '--dry-run']
     start += ['--seeds', '1', '--forms']
+    assert 'trained to the end' in run(*start, 'plain')[2]
+    craft(plain, name, dict(mIoU=30.0), time='20260102_000000')
     _, out, _ = run(*start, 'plain')
     assert f'load_from={plain}/iter_2000.pth' in out
     _, out, _ = run(*start, 'RFAConv')
     assert f'resnet_to_rfa.py {plain}/iter_2000.pth' in out
+    assert '--cfg-options train_cfg.max_iters=250' in out
     assert '--depth=18 --attention-conv=RFAConv' in out
     own = work_dir(tmp_path, 'camvid_finetune', 'RFAConv', 0)
     own.mkdir(parents=True)
+    (own / 'start.pth').touch()
+    os.utime(own / 'start.pth', (1, 1))  # older than what was converted
+    assert 'resnet_to_rfa.py' in run(*start, 'RFAConv')[1]
     (own / 'start.pth').touch()
     _, out, _ = run(*start, 'RFAConv')
     assert f'load_from={own}/start.pth' in out
@@ -295,8 +314,31 @@ def test_dry_run_and_bad_input(tmp_path, monkeypatch, capsys):
         (*('voc12_segmentation', '--gpus', '8'), '--jobs', '2'): (
             'error: --jobs: expected 1, as config '
         ),
+        ('camvid', '--cfg-options', 'optim_wrapper.optimizer.lr=1'): (
+            'error: --cfg-options: expected settings of the machine, got '
+        ),
+        ('camvid', '--cfg-options', 'train_cfg.max_iters.a=1'): (
+            "error: options {'train_cfg.max_iters.a': 1}: do not fit config "
+        ),
     }.items():
         status, _, error = run(*words)
         assert status == 2
         assert error.startswith(line), error
         assert error.count('\n') == 1
+
+
+def test_a_work_dir_of_another_recipe_is_refused(tmp_path, capsys):
+    """Its scores would stand for the config as it is now."""
+    main = load_tool('train_study.py').main
+    name = find_study('camvid', CONFIGS).forms['plain'].config
+    words = ['camvid', '--dry-run', '--seeds', '1', '--forms', 'plain']
+    words += [f'--{k}={tmp_path}' for k in ('work-dir', 'results')]
+    folder = work_dir(tmp_path, 'camvid', 'plain', 0)
+    (craft(folder, name, dict(mIoU=30.0)) / 'vis_data/scalars.json').unlink()
+    assert run_tool(lambda: main(words)) == 0
+    other = {'optim_wrapper.optimizer.lr': 3.0}
+    craft(folder, name, dict(mIoU=30.0), time='20260102_000000', **other)
+    assert run_tool(lambda: main(words)) == 2
+    error = capsys.readouterr().err
+    assert f'error: {folder}: expected a run of the recipe of {name}' in error
+    assert 'another in 20260102_000000' in error

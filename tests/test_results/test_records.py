@@ -1,11 +1,14 @@
 """Rows and scalars, written and read again."""
 
 import json
+import re
 
 import pytest
 from mmengine.config import Config
 
 from mmrfa.errors import InputError
+from mmrfa.results import finishing
+from mmrfa.results.finishing import commit
 from mmrfa.results.records import (
     add_record,
     as_runs,
@@ -130,3 +133,18 @@ def test_digest_is_of_the_recipe(tmp_path):
         assert digest(used_config(path, {key: value})) != plain, key
     assert isinstance(used_config(path, {}), dict)
     assert not isinstance(used_config(path, {}), Config)
+
+
+def test_options_that_do_not_fit():
+    path = CONFIGS[row().config]
+    with pytest.raises(InputError, match='do not fit config'):
+        used_config(path, {'train_cfg.max_iters.a': 1})
+
+
+def test_commit(monkeypatch, tmp_path):
+    assert re.fullmatch(r'[0-9a-f]{12}\+?', commit())
+    monkeypatch.setattr(finishing, '__file__', str(tmp_path / 'a.py'))
+    assert commit() == 'unknown'
+    monkeypatch.undo()
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert commit() == 'unknown'

@@ -150,6 +150,20 @@ def test_where_the_data_lie_is_no_setting(tmp_path):
     assert run.changes == ()
 
 
+def test_weights_that_a_run_starts_from_are_a_setting(tmp_path):
+    top1 = {'accuracy/top1': 70.0}
+    start = dict(load_from='voc.pth')
+    for name, options in {
+        'a': start,
+        'b': {**start, 'resume': 'auto'},
+        'c': {**start, 'resume': True},  # what it went on from
+    }.items():
+        craft(tmp_path / name, R18, top1, time=f'2026010{name}', **options)
+    runs, _ = collect_runs(tmp_path, CONFIGS)
+    said = ('load_from voc.pth instead of (none)',)
+    assert [run.changes for run in runs] == [said, said, ()]
+
+
 def test_of_one_seed_the_newest_run(tmp_path):
     # The work dirs sort the other way round.
     craft(tmp_path / 'b', R18, {'accuracy/top1': 1.0}, time='20260101_0')

@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     net = build(settings, config)
     report = fill_from_plain(net, state, args.src)
     if config is not None:
-        calibrate(net, config, args.batches)
+        batches = calibrate(net, config, args.batches)
 
     converted = net.state_dict()
     if args.whole:
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     print(report)
     print(
         f'ResNet-{args.depth} as {args.attention_conv}: wrote {args.dst}'
-        + (f', calibrated on {args.batches} batches' if config else '')
+        + (f', calibrated on {batches} batches' if config else '')
     )
 
 
@@ -172,13 +172,19 @@ def build(settings: dict, config: 'Config | None') -> 'RFAResNet':  # noqa: F821
     return net
 
 
-def calibrate(net: 'RFAResNet', config: 'Config', batches: int) -> None:  # noqa: F821
+def calibrate(net: 'RFAResNet', config: 'Config', batches: int) -> int:  # noqa: F821
     """Measure on training images what the operators see.
 
     Args:
         net (RFAResNet): filled; changed in place.
         config (Config): gives data and their preprocessing.
-        batches (int): how many.
+        batches (int): how many at most.
+
+    Returns:
+        int: how many there were.
+
+    Raises:
+        InputError: none.
     """
     from itertools import islice
 
@@ -193,13 +199,19 @@ def calibrate(net: 'RFAResNet', config: 'Config', batches: int) -> None:  # noqa
     settings = config.model.get('data_preprocessor')
     preprocessor = MODELS.build(settings or config.data_preprocessor)
     loader = Runner.build_dataloader(config.train_dataloader, seed=0)
-    conversion.calibrate(
+    count = conversion.calibrate(
         net,
         (
             preprocessor(batch, training=True)['inputs']
             for batch in islice(loader, batches)
         ),
     )
+    if not count:
+        raise InputError(
+            f'config {config.filename}: train_dataloader: expected a batch to '
+            'calibrate on, got none'
+        )
+    return count
 
 
 if __name__ == '__main__':
