@@ -95,6 +95,10 @@ def main(argv: list[str] | None = None) -> None:
             f'--size: expected 32 or more each, {MOST_PIXELS} pixels at most, '
             f'got {args.size}'
         )
+    if not Path(args.checkpoint).is_file():
+        raise InputError(
+            f'checkpoint {args.checkpoint}: expected a file, found none'
+        )
     suffix = FORMATS[args.to].suffix
     target = Path(args.out or Path(args.checkpoint).with_suffix(suffix))
     if target.suffix != suffix:

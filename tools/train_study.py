@@ -271,7 +271,7 @@ def next_command(job, options: list[str]) -> list[str] | None:
         tested,
         trained,
     )
-    from mmrfa.results.pictures import PREDICTIONS
+    from mmrfa.results.pictures import PREDICTIONS, has_predictions
 
     settings = [f'{key}={value}' for key, value in job.form.options.items()]
     settings += [*options, f'randomness.seed={job.seed}']
@@ -295,7 +295,7 @@ def next_command(job, options: list[str]) -> list[str] | None:
         checkpoint = last_checkpoint(job.work_dir)
         words = [TOOLS / 'test.py', job.config, checkpoint]
         words += ['--work-dir', job.work_dir / TEST]
-    elif job.study.pictures and not (job.work_dir / PREDICTIONS).exists():
+    elif job.study.pictures and not has_predictions(job):
         words = [TOOLS / 'test.py', job.config, last_checkpoint(job.work_dir)]
         words += ['--work-dir', job.work_dir / 'pictures']
         words += ['--out', job.work_dir / PREDICTIONS]

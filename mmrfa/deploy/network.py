@@ -58,9 +58,8 @@ def build_network(config: 'Config') -> 'nn.Module':
     """
     import_scope(config)
     check_settings(config)
-    before = fingerprint(config)  # building adds to the config
     model = build_model(config).eval()
-    model.fingerprint = before
+    model.fingerprint = fingerprint(config)
     model.dataset_meta = dataset_meta(config)
     return model
 

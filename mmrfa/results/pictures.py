@@ -25,6 +25,15 @@ def picture_file(folder: Path, study: str, form: str, seed: int) -> Path:
     return folder / 'pictures' / study / f'{slug(form)}-{seed}.png'
 
 
+def has_predictions(job: Job) -> bool:
+    """Whether the work dir has whole predictions of all images to keep."""
+    try:
+        found = load_predictions(job.work_dir / PREDICTIONS)
+    except InputError:
+        return False
+    return isinstance(found, list) and len(found) == len(job.study.pictures)
+
+
 def keep_pictures(job: Job, results: Path) -> None:
     """Keep the masks of a run: truth to the left, its own to the right.
 

@@ -14,6 +14,7 @@ from mmrfa.checkpoints.reading import (
     TRUST,
     load_checkpoint_file,
     load_predictions,
+    state_dict_of,
 )
 from mmrfa.errors import InputError
 
@@ -366,3 +367,10 @@ def test_fuzzed_files_are_refused_or_read(tmp_path, form) -> None:
         except InputError:
             refused += 1
     assert 250 < refused
+
+
+def test_parameters_have_names():
+    weight = torch.zeros(1)
+    assert state_dict_of({0: weight, 'module.a': weight}, 'x') == {'a': weight}
+    with pytest.raises(InputError, match='x: expected tensors, found none'):
+        state_dict_of({0: weight}, 'x')

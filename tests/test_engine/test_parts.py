@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS, MODELS, init_default_scope
 from PIL import Image, ImageFile
 
 from mmrfa.engine import parts
+from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
 from mmrfa.engine.cli import user_message
+from mmrfa.engine.hooks import check_hooks
 from mmrfa.errors import InputError
 
 from .tiny_runs import detection, segmentation, train
@@ -357,3 +361,19 @@ def test_backend_that_cannot_run(refused, monkeypatch) -> None:
         config.model.decode_head.in_channels = 16
 
     refused("backend 'compiled' cannot run rfa_conv2d: an old", change)
+
+
+def test_a_hook_of_their_own_is_registered_as_it_is():
+    """MMEngine's CheckpointHook alone is replaced."""
+
+    @HOOKS.register_module(force=True)
+    class HookOfTheirs(CheckpointHook):
+        def __init__(self, extra: int, **options) -> None:
+            super().__init__(**options)
+
+    def built(**settings):
+        return check_hooks(Config(dict(default_hooks=dict(a=settings))))
+
+    assert built(type='HookOfTheirs', extra=3) == {}
+    ours = built(type='CheckpointHook', interval=3)['default_hooks.a']
+    assert type(ours) is KeepingCheckpointHook

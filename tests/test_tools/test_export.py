@@ -443,3 +443,9 @@ def test_openvino(call, seg_checkpoint, tmp_path, capsys, monkeypatch):
     hint = compiled[-1].get_property('INFERENCE_PRECISION_HINT')
     assert hint == openvino.Type.f32  # on every CPU, and no narrower type
     assert description['classes'][1] == 'ball'
+
+
+@pytest.mark.parametrize('name', ['', 'none.pth'])
+def test_no_checkpoint(fails, name):
+    line = fails(checkpoint=name)
+    assert f'checkpoint {name}: expected a file, found none' in line

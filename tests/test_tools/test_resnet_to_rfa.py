@@ -15,6 +15,8 @@ from mmrfa.engine.run import build_model, build_runner
 from mmrfa.layers import set_moments
 from mmrfa.models import RFAResNet
 
+from .tool_calls import TINY_SEG
+
 REPO = Path(__file__).parents[2]
 CONFIG = 'deeplabv3plus/deeplabv3plus_r18-d16_4xb4-20k_voc12aug-512x512.py'
 
@@ -221,3 +223,20 @@ def test_segmentor_keeps_its_accuracy(tool, tmp_path):
     for operator in operators_in(nets[1]).values():
         set_moments(operator.norm, 0, 1)
     assert calibrated < gap()
+
+
+def test_calibration_tells_how_much_there_was(
+    tool, plain, tmp_path, sample_root, capsys, monkeypatch
+):
+    monkeypatch.setenv('MMRFA_DATA_ROOT', str(sample_root))
+    words = plain[0], tmp_path / 'rfa.pth', '--depth', 18
+    words += '--attention-conv', 'RFAConv', '--calibrate', TINY_SEG
+    words += '--cfg-options', 'train_dataloader.sampler.type=DefaultSampler'
+    words += ('train_dataloader.dataset.indices=7',)
+    assert tool(*words, 'train_dataloader.batch_size=4') == 0
+    assert 'calibrated on 2 batches' in capsys.readouterr().out
+    (tmp_path / 'rfa.pth').unlink()
+    none = 'train_dataloader.batch_size=99', 'train_dataloader.drop_last=True'
+    assert tool(*words, *none) == 2
+    assert 'expected a batch to calibrate on' in capsys.readouterr().err
+    assert not (tmp_path / 'rfa.pth').exists()

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmrfa.checkpoints.reading import load_checkpoint_file
+from mmrfa.errors import InputError
 
-from .tool_calls import TINY_SEG, TOOLS, environment, run_script
+from .tool_calls import TINY_SEG, TOOLS, environment, load_tool, run_script
 
 
 def losses(work_dir: Path) -> dict[int, float]:
@@ -132,6 +134,21 @@ def test_tests_dumps_and_draws(call, trained, tmp_path) -> None:
         assert not torch.equal(
             plain['seg_logits']['data'], tta['seg_logits']['data']
         )
+
+
+def test_predictions_beside_any_evaluator(capsys) -> None:
+    """MMEngine takes an Evaluator's settings as well as metrics."""
+    tool = load_tool('test.py')
+    iou = dict(type='IoUMetric')
+    for given in (iou, [iou], dict(type='Evaluator', metrics=[iou])):
+        config = Config(dict(test_evaluator=given))
+        tool.dump_predictions(config, 'a.pkl')
+        kinds = [metric['type'] for metric in config.test_evaluator]
+        assert kinds == ['IoUMetric', 'DumpResults']
+    with pytest.raises(InputError, match='--out: expected test_evaluator'):
+        tool.dump_predictions(Config(dict(test_evaluator=None)), 'a.pkl')
+    with pytest.raises(InputError, match='tta_pipeline and test_dataloader'):
+        tool.use_tta(Config(dict(tta_model={})))
 
 
 def test_two_processes_on_cpu(tmp_path, sample_root) -> None:

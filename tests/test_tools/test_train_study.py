@@ -15,7 +15,12 @@ from PIL import Image
 from mmrfa.checkpoints.reading import load_predictions
 from mmrfa.results.costs import network, parameters
 from mmrfa.results.finishing import finish, logged, trained
-from mmrfa.results.pictures import KINDS, PREDICTIONS, picture_file
+from mmrfa.results.pictures import (
+    KINDS,
+    PREDICTIONS,
+    has_predictions,
+    picture_file,
+)
 from mmrfa.results.queue import Job, Place, Queue, work_dir
 from mmrfa.results.records import (
     digest,
@@ -74,6 +79,12 @@ def test_stopped_and_started_again(queue, tmp_path):
     assert queue()[1].run() == 0
     assert 'resumed' in (job.work_dir / 'queue.log').read_text()
     assert queue()[1].total == 0
+    predictions = job.work_dir / PREDICTIONS
+    assert has_predictions(job)
+    whole = predictions.read_bytes()
+    predictions.write_bytes(whole[:99])  # killed while it was written
+    assert not has_predictions(job)
+    predictions.write_bytes(whole)
     (record,) = read_records(tmp_path / 'results')
     assert record.key == ('tiny', FORM, 1)
     lines = read_kept_scalars(scalars_file(tmp_path / 'results', *record.key))
