@@ -7,6 +7,7 @@ from torch import nn
 
 from mmrfa.conversion.sample import Sample, evaluating, run
 from mmrfa.layers import AttentionConv2d, set_moments
+from mmrfa.layers.norm import check_whole
 
 
 @torch.no_grad()
@@ -24,23 +25,31 @@ def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
 
     Returns:
         int: number of batches.
+
+    Raises:
+        InputError: a norm was folded, or lacks a part; nothing was changed.
     """
     sums: dict[AttentionConv2d, list] = {}
 
     def add(operator: AttentionConv2d, inputs: tuple) -> None:
         # The input of the batch norm; fused forms do not call that module.
-        y = operator.feature(inputs[0]).double()
+        x = inputs[0]
+        x = x.unsqueeze(0) if x.dim() == 3 else x
+        y = operator.feature(x).double()
         entry = sums.setdefault(operator, [0, 0, 0])
         entry[0] += y.numel() / y.size(1)
         entry[1] += y.sum((0, 2, 3))
         entry[2] += y.square().sum((0, 2, 3))
 
-    hooks = [
-        module.register_forward_pre_hook(add)
+    operators = [
+        module
         for module in model.modules()
         if isinstance(module, AttentionConv2d)
         and module.feature_norm is not None
     ]
+    for operator in operators:
+        check_whole(operator.feature_norm)
+    hooks = [each.register_forward_pre_hook(add) for each in operators]
     count = 0
     try:
         with evaluating(model):

@@ -3,6 +3,7 @@
 Grad-CAM, as Captum computes it.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,12 +26,16 @@ class Pixels:
     said = '{:.0%} of the pixels'
 
     def __init__(self, model: nn.Module, part: Part) -> None:
-        self.module = part.module
+        self.module, self.head = part.module, model.decode_head
 
     def run(self, images: Tensor, samples: list) -> Tensor:
         """Logits of each class, (C, H, W)."""
         logits = self.module(images)[0][0]
-        return torch.cat([-logits, logits]) if len(logits) == 1 else logits
+        if len(logits) > 1:
+            return logits
+        # Class 1 is above where its sigmoid exceeds the threshold.
+        odds = math.log(self.head.threshold / (1 - self.head.threshold))
+        return torch.cat([2 * odds - logits, logits])
 
     def found(self, logits: Tensor) -> dict[int, float]:
         """Share of the pixels, by class."""

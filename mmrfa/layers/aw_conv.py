@@ -32,6 +32,7 @@ class AWConv(AttentionConv2d):
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._check_count('reduction', reduction)
         hidden = max(1, self.in_channels // reduction)
         maps = max(1, self.in_channels // self.groups // reduction)
         self.squeeze = self._layer(self.in_channels, hidden, bias=False)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from numbers import Integral
 
@@ -11,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmrfa.errors import InputError
-from mmrfa.layers.norm import build_norm, set_moments
+from mmrfa.layers.norm import build_norm, check_whole, set_moments
 from mmrfa.layers.parts import AttentionLayer
 from mmrfa.ops import Conv, Window
 
@@ -125,11 +126,7 @@ class AttentionConv2d(nn.Module):
             ('in_channels', in_channels),
             ('out_channels', out_channels),
         ):
-            if not _is_int(value) or value < 1:
-                raise InputError(
-                    f'{name}: {key} must be an integer of at least 1, '
-                    f'got {value!r}'
-                )
+            self._check_count(key, value)
             if value % groups:
                 raise InputError(
                     f'{name}: {key} must be divisible by groups={groups}, '
@@ -274,8 +271,8 @@ class AttentionConv2d(nn.Module):
           (N, O, C / groups, kh, kw).
 
         Taps are in row-major order; all values but those of a softmax are
-        sigmoids, in (0, 1). In training mode running statistics move, as in
-        ``forward``.
+        sigmoids, in (0, 1). In training mode the running statistics of norms
+        that it depends on move, as in ``forward``.
 
         Args:
             x (Tensor): (N, C, H, W) or (C, H, W), which stands for N = 1.
@@ -312,8 +309,10 @@ class AttentionConv2d(nn.Module):
             float: what the weight was multiplied by.
 
         Raises:
-            InputError: the weight has another shape, there is no bias to take
-                ``bias`` or the floor up, or no such start is known.
+            InputError: the weight or the bias has another shape, the floor
+                is negative or not finite, there is no bias to take ``bias``
+                or the floor up, a norm was folded or lacks a part, or no
+                such start is known. Nothing was changed.
         """
         name = type(self).__name__
         if weight.shape != self.weight.shape:
@@ -328,8 +327,19 @@ class AttentionConv2d(nn.Module):
                 f'{name}: expected no bias and no floor, as bias=False, got '
                 f'{"a bias" if bias is not None else f"floor={floor}"}'
             )
-        factor = self._neutral()
+        if bias is not None and bias.shape != self.bias.shape:
+            raise InputError(
+                f'{name}: expected a bias of shape {tuple(self.bias.shape)}, '
+                f'got {tuple(bias.shape)}'
+            )
+        if not 0 <= floor < math.inf:
+            raise InputError(
+                f'{name}: expected a floor of 0 or more, got {floor}'
+            )
         norm = self.feature_norm
+        if norm is not None:
+            check_whole(norm)
+        factor = self._neutral()
         if norm is not None:
             taps = torch.eye(self.taps).view(-1, 1, *self.kernel_size)
             self.feature.weight.copy_(taps.repeat(self.in_channels, 1, 1, 1))
@@ -453,6 +463,13 @@ class AttentionConv2d(nn.Module):
                 f'{needed[0]}x{needed[1]} pixels (kernel '
                 f'{self.kernel_size}, dilation {self.dilation}), got '
                 f'{padded[0]}x{padded[1]}'
+            )
+
+    def _check_count(self, key: str, value: int) -> None:
+        if not _is_int(value) or value < 1:
+            raise InputError(
+                f'{type(self).__name__}: {key} must be an integer of at '
+                f'least 1, got {value!r}'
             )
 
     def _pair(self, key: str, value: IntOrPair, least: int) -> tuple[int, int]:

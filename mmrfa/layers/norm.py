@@ -66,9 +66,12 @@ def build_norm(
         nn.Module: a batch norm.
 
     Raises:
-        InputError: another ``type``. The operators are defined with batch
-            norm, and faster forms rely on it.
+        InputError: another ``type``, or arguments that it does not take. The
+            operators are defined with batch norm, and faster forms rely on
+            it.
     """
+    if not isinstance(norm_cfg, dict | None):
+        raise InputError(f'norm_cfg: expected a dict, got {norm_cfg!r}')
     cfg = dict(norm_cfg or {})
     cfg.pop('_scope_', None)  # MMEngine's mark on what a base config has
     kind = cfg.pop('type', 'BN')
@@ -77,7 +80,10 @@ def build_norm(
             f'norm_cfg: expected type {", ".join(_NORMS)}, got {kind!r}'
         )
     requires_grad = cfg.pop('requires_grad', True)
-    norm = _NORMS[kind](num_features, **cfg, device=device, dtype=dtype)
+    try:
+        norm = _NORMS[kind](num_features, **cfg, device=device, dtype=dtype)
+    except TypeError as error:
+        raise InputError(f'norm_cfg: does not fit {kind}: {error}') from error
     return norm.requires_grad_(requires_grad)
 
 
@@ -98,14 +104,14 @@ def state_of(norm: nn.Module) -> BatchNorm | Callable | None:
     synchronised = isinstance(norm, nn.SyncBatchNorm | GlooSyncBN)
     if not synchronised and type(norm).forward is not _BatchNorm.forward:
         return norm
-    training = norm.training or norm.running_mean is None
+    running = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if norm.training and not norm.track_running_stats:
+        running = None, None, None  # they stay, as in nn.BatchNorm2d
     return BatchNorm(
         norm.weight,
         norm.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.num_batches_tracked,
-        training,
+        *running,
+        norm.training or norm.running_mean is None,
         norm.momentum,
         norm.eps,
         _group_of(norm) if synchronised and norm.training else None,
@@ -126,6 +132,23 @@ def _group_of(norm: nn.SyncBatchNorm | GlooSyncBN) -> object:
     return group if size > 1 else None
 
 
+def check_whole(norm: nn.Module) -> None:
+    """Make sure that a norm can be set to compute something.
+
+    Args:
+        norm (nn.Module): of an operator.
+
+    Raises:
+        InputError: it was folded, or has no weight or running statistics.
+    """
+    names = 'weight', 'bias', 'running_mean', 'running_var'
+    if any(getattr(norm, name, None) is None for name in names):
+        raise InputError(
+            'norm: expected a batch norm with weight, bias and running '
+            f'statistics, got {norm}'
+        )
+
+
 @torch.no_grad()
 def set_moments(
     norm: nn.Module, mean: Tensor | float, var: Tensor | float
@@ -139,7 +162,11 @@ def set_moments(
         norm (nn.Module): BN or SyncBN, changed in place.
         mean (Tensor | float): per channel, or of all.
         var (Tensor | float): likewise.
+
+    Raises:
+        InputError: it was folded, or has no weight or running statistics.
     """
+    check_whole(norm)
     norm.running_mean.zero_().add_(mean)
     norm.running_var.zero_().add_(var)
     norm.weight.copy_((norm.running_var + norm.eps).sqrt())

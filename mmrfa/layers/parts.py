@@ -2,8 +2,12 @@
 
 from torch import nn
 
+from mmrfa.errors import InputError
 from mmrfa.layers.norm import state_of
 from mmrfa.ops import ConvNorm
+
+# Parameters that hooks of torch.nn.utils make a weight of.
+REWRITTEN = 'weight_orig', 'weight_g'
 
 
 class _AnyConv2d(nn.Conv2d):
@@ -16,7 +20,27 @@ class AttentionLayer(_AnyConv2d):
     OpenMMLab initialises modules by the name of their class or of its base:
     what a network wants for its convolutions is for the operators, whose own
     layers start as published.
+
+    What rewrites a weight in front of each ``forward``, which nobody calls
+    here, would do so once: parametrizations work, and pruning or the former
+    ``weight_norm`` are refused.
     """
+
+    def register_parameter(self, name: str, param: nn.Parameter) -> None:
+        """As of ``nn.Module``.
+
+        Raises:
+            InputError: what a weight is rewritten from.
+        """
+        if name in REWRITTEN:
+            raise InputError(
+                f'{type(self).__name__}: expected no weight that a hook '
+                f'rewrites (pruning, weight_norm, spectral_norm), got {name}; '
+                'leave out layers of the attention '
+                '(mmrfa.layers.parts.AttentionLayer), or use '
+                'torch.nn.utils.parametrize'
+            )
+        super().register_parameter(name, param)
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module) -> ConvNorm:

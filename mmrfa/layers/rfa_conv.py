@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from mmrfa.errors import InputError
 from mmrfa.layers.base import AttentionConv2d
+from mmrfa.layers.norm import check_whole
 from mmrfa.layers.parts import conv_norm
 from mmrfa.ops import receptive_field, rfa_conv2d, rfa_unfold_conv2d
 from mmrfa.ops.rfa.reference import tap_weights, unfold_tap_weights
@@ -64,6 +65,7 @@ class RFAConv(AttentionConv2d):
     def _neutral(self) -> float:
         # The softmax of equal scores is 1 / K; in training mode too.
         if self.mode == 'unfold':
+            check_whole(self.norm)
             nn.init.zeros_(self.norm.weight)
             nn.init.zeros_(self.norm.bias)
         else:

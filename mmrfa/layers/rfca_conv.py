@@ -23,6 +23,7 @@ class RFCAConv(AttentionConv2d):
 
     def __init__(self, *args, reduction: int = 32, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self._check_count('reduction', reduction)
         self.feature = self._feature_layer()
         self.norm = self._norm(self.in_channels * self.taps)
         self.gate = CoordinateGate(

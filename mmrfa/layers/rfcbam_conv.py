@@ -22,6 +22,7 @@ class RFCBAMConv(AttentionConv2d):
 
     def __init__(self, *args, hidden: int = 16, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self._check_count('hidden', hidden)
         channels = self.in_channels
         self.feature = self._feature_layer()
         self.norm = self._norm(channels * self.taps)

@@ -72,7 +72,10 @@ def operator(reference: Callable, **faster: Form) -> Callable:
     ) -> str | None:
         if is_transformed():
             return 'torch.func and forward-mode derivatives need reference'
-        reason = None if named else faster[name].automatic(args[0])
+        reason = None
+        if not named:
+            x = args[0] if args else kwargs['x']
+            reason = faster[name].automatic(x)
         return reason or faster[name].supports(*args, **kwargs)
 
     @wraps(reference)

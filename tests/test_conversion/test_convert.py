@@ -265,7 +265,8 @@ def refused(net, operator, words, **kwargs):
         ),
         ('RFAConv', dict(stride=2), 'expected stride from the convolution'),
         ('RFAConv', dict(mode='x'), "5 RFAConv: mode must be .*, got 'x'"),
-        ('AWConv', dict(reduction=0), "{'reduction': 0}: ZeroDivisionError"),
+        ('AWConv', dict(reduction=0), 'reduction must be an integer of at'),
+        ('AWConv', dict(norm_cfg=dict(type=[])), '}}: TypeError: unhash'),
         ('CAMConv', dict(norm_cfg=2, where='stem*', exclude='st*'), '1 in ex'),
         ('CAMConv', dict(sample=7), 'sample: expected a tensor, .* got int'),
         ('CAMConv', dict(sample=[1]), 'a tensor in it, got none'),
@@ -680,6 +681,17 @@ def test_training_mode_is_near_once_calibrated(operator):
         for n in (near, neutral)
     ]
     assert gaps[0] < 0.1 < 0.4 * gaps[1]
+
+
+def test_calibrates_on_single_images():
+    layers = [RFAConv(3, 4, 3), RFAConv(3, 4, 3)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    images = torch.randn(4, 3, 8, 8)
+    assert calibrate(layers[0], images) == 4  # each (C, H, W)
+    assert calibrate(layers[1], [images]) == 1
+    torch.testing.assert_close(
+        layers[0].norm.running_var, layers[1].norm.running_var
+    )
 
 
 def test_reachable_from_the_top():

@@ -6,10 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
+from mmrfa.conversion import calibrate
 from mmrfa.errors import InputError
-from mmrfa.layers import OPERATORS, AWConv, RFAConv, RFCBAMConv
-from mmrfa.ops import BACKENDS, use_backend
+from mmrfa.layers import OPERATORS, AWConv, RFAConv, RFCAConv, RFCBAMConv
+from mmrfa.layers.parts import conv_norm
+from mmrfa.ops import BACKENDS, rfa_conv2d, use_backend
 from mmrfa.testing import OperatorContract
 
 VARIANTS = {
@@ -216,3 +219,92 @@ def test_a_plain_convolution_does_not_fill_an_operator(variant):
     assert '1.weight' in found.missing_keys
     with pytest.raises(RuntimeError, match='"1.weight"'):
         net.load_state_dict(plain.state_dict())
+
+
+@pytest.mark.parametrize(
+    ('operator', 'arguments', 'words'),
+    [
+        (RFCAConv, dict(reduction=0), 'reduction must be an integer of at'),
+        (RFCAConv, dict(reduction='16'), 'reduction must be an integer'),
+        (AWConv, dict(reduction=0), 'reduction must be an integer of at'),
+        (RFCBAMConv, dict(hidden=0), 'hidden must be an integer of at least'),
+        (RFAConv, dict(norm_cfg='BN'), 'norm_cfg: expected a dict'),
+        (RFAConv, dict(norm_cfg=dict(momentun=0.1)), 'momentun'),
+        (
+            RFAConv,
+            dict(mode='unfold', start='neutral', norm_cfg=dict(affine=False)),
+            'expected a batch norm with weight',
+        ),
+    ],
+)
+def test_widths_and_norms(operator, arguments, words):
+    with pytest.raises(InputError, match=words):
+        operator(4, 8, 3, **arguments)
+
+
+def test_a_refused_start_changes_nothing():
+    layer = RFAConv(4, 8, 3)
+    before = copy.deepcopy(layer.state_dict())
+    weight = torch.randn(8, 4, 3, 3)
+    for arguments, words in (
+        (dict(bias=torch.zeros(3)), 'expected a bias of shape .8,., got .3'),
+        (dict(bias=torch.zeros(1)), 'expected a bias of shape'),
+        (dict(floor=-1.0), 'floor of 0 or more, got -1'),
+        (dict(floor=float('nan')), 'floor of 0 or more, got nan'),
+    ):
+        with pytest.raises(InputError, match=words):
+            layer.start_as_conv(weight, **arguments)
+    for cfg in dict(affine=False), dict(track_running_stats=False):
+        other = RFAConv(4, 8, 3, norm_cfg=cfg)
+        with pytest.raises(InputError, match='expected a batch norm with'):
+            other.start_as_conv(weight)
+    for key, value in layer.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    layer.eval().fold_norms()
+    for start in layer.start_as_conv, lambda w: calibrate(layer, [w]):
+        with pytest.raises(InputError, match='got Identity'):
+            start(weight)
+
+
+def test_statistics_stay_where_they_are_not_tracked():
+    """As in nn.BatchNorm2d, also where the switch is thrown later."""
+    x = torch.randn(2, 4, 9, 8)
+    layer = RFAConv(4, 8, 3)
+    expected = layer(x)  # of the batch, either way
+    layer = copy.deepcopy(layer)
+    layer.norm.reset_running_stats()
+    layer.norm.track_running_stats = False
+    for backend in (None, 'reference'):
+        with use_backend(backend):
+            torch.testing.assert_close(layer(x), expected)
+        assert layer.norm.running_mean.abs().sum() == 0
+        assert layer.norm.num_batches_tracked == 0
+
+
+def test_hooks_that_rewrite_a_weight_of_the_attention_are_refused():
+    """They would do so once, since nobody calls that layer's forward."""
+    layer = RFAConv(4, 8, 3)
+    keys = list(layer.state_dict())
+    with pytest.raises(InputError, match='got weight_orig; leave out'):
+        prune.l1_unstructured(layer.feature, 'weight', 0.3)
+    assert sorted(layer.state_dict()) == sorted(keys)
+    with pytest.raises(InputError, match='got weight_g; leave out'):
+        nn.utils.weight_norm(layer.attn)
+    layer = RFAConv(4, 8, 3)
+    layer.feature.register_forward_pre_hook(print)  # as profilers do
+    prune.l1_unstructured(layer, 'weight', 0.3)
+    parametrizations.weight_norm(layer.feature)
+    for _ in range(2):
+        layer(torch.randn(1, 4, 6, 6)).sum().backward()
+
+
+def test_the_input_by_name():
+    x = torch.randn(1, 4, 6, 6)
+    layer = RFAConv(4, 8, 3)
+    options = dict(
+        gain=layer.attn.weight,
+        feature=conv_norm(layer.feature, layer.norm),
+        conv=layer.conv,
+        window=layer.window,
+    )
+    assert torch.equal(rfa_conv2d(x=x, **options), rfa_conv2d(x, **options))

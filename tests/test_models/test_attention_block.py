@@ -127,3 +127,8 @@ def test_unknown_types(depth, cfg, message):
     with pytest.raises(InputError, match=message) as error:
         RFAResNet(depth, plugins=[plugin])
     assert '\n' not in str(error.value)
+
+
+def test_even_kernels_would_change_the_size():
+    with pytest.raises(InputError, match='an odd kernel_size, got 4'):
+        AttentionBlock(8, dict(type='RFAConv'), kernel_size=4)

@@ -230,6 +230,33 @@ def test_input_modified_in_place_is_refused(layer, backend):
         y.sum().backward()
 
 
+@receptive_field_forms
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+def test_what_changed_since_forward_is_refused_or_not_used(
+    layer, backend, training
+):
+    """By every parameter and buffer: never another gradient."""
+    module = make(layer, CASES[0], training)
+    x = torch.randn(2, 6, 9, 11, requires_grad=True)
+
+    def gradient(name=None):
+        net = copy.deepcopy(module)
+        with use_backend(backend):
+            y = net(x)
+        for key, value in (*net.named_parameters(), *net.named_buffers()):
+            if key == name:
+                with torch.no_grad():
+                    value.mul_(2).add_(1)
+        return torch.autograd.grad(y.square().sum(), x)[0]
+
+    expected = gradient()
+    for name in (*module.state_dict(),):
+        try:
+            assert torch.equal(gradient(name), expected), name
+        except RuntimeError as error:
+            assert 'modified by an in' in str(error), name
+
+
 @every_form
 def test_works_inside_checkpoint_and_autocast(layer, backend):
     from torch.utils.checkpoint import checkpoint

@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from mmrfa.deploy.cam import Boxes, Cam
+from mmrfa.deploy.cam import Boxes, Cam, Pixels
 from mmrfa.deploy.network import load_network, network_of
 from mmrfa.deploy.predictor import Predictor
 from mmrfa.deploy.sources import Source
@@ -26,6 +26,17 @@ pytest.importorskip('captum', reason='captum is not installed')
 def cam_of(config, model, image, **options) -> Cam:
     (frame,) = Source(str(image))
     return Cam(model, Predictor(config, model).read(frame)[1], **options)
+
+
+@pytest.mark.parametrize('threshold', [0.3, 0.5, 0.9])
+def test_one_channel_is_split_where_the_network_splits_it(threshold):
+    logits = torch.linspace(-4, 4, 40).view(1, 1, 5, 8)
+    model = SimpleNamespace(decode_head=SimpleNamespace(threshold=threshold))
+    pixels = Pixels(model, SimpleNamespace(module=lambda x: (logits,)))
+    both = pixels.run(None, [])
+    wanted = logits[0, 0].sigmoid() > threshold
+    assert torch.equal(both.argmax(0) == 1, wanted)
+    assert pixels.found(both)[1] == pytest.approx(wanted.float().mean())
 
 
 def test_the_map_is_that_of_the_equations(seg_checkpoint, photos):

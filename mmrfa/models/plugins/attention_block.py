@@ -5,6 +5,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmrfa.errors import InputError
 from mmrfa.models.operators import check_operator
 
 
@@ -29,7 +30,7 @@ class AttentionBlock(BaseModule):
         init_cfg (dict | None): OpenMMLab's. Defaults to None.
 
     Raises:
-        InputError: an unknown operator.
+        InputError: an unknown operator, or an even kernel size.
     """
 
     _abbr_ = 'attention_block'
@@ -44,6 +45,11 @@ class AttentionBlock(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         check_operator(attention_conv)
+        if kernel_size % 2 != 1:
+            raise InputError(
+                'AttentionBlock: expected an odd kernel_size, got '
+                f'{kernel_size}'
+            )
         norm_cfg = norm_cfg or dict(type='BN')
         self.conv = build_conv_layer(
             {'norm_cfg': norm_cfg, 'bias': False, **attention_conv},

@@ -46,6 +46,7 @@ def with_features(
     window: Window,
     params: Sequence[Tensor],
     relu: bool = True,
+    layers: tuple = (),
 ) -> tuple[Tensor, Any]:
     """Run a function of the receptive-field features, keeping only ``x``.
 
@@ -54,13 +55,14 @@ def with_features(
 
     Args:
         run (Callable): a pure ``run(x, features, *params)`` with features
-            (N, C, K, Ho, Wo); it may close over what is not differentiated.
+            (N, C, K, Ho, Wo); it may close over ``layers``.
         x (Tensor): (N, C, H, W).
         feature (ConvNorm): as in :func:`receptive_field_features`, with a
             batch norm.
         window (Window): of the operator.
         params (Sequence[Tensor]): further inputs that ``run`` differentiates.
         relu (bool): whether a ReLU follows the norm. Defaults to True.
+        layers (tuple): further ones that ``run`` closes over.
 
     Returns:
         tuple[Tensor, Any]: what ``run`` returns: a result, and anything that
@@ -81,7 +83,13 @@ def with_features(
         return *run(x, y, *rest), statistics
 
     bias = feature.bias
-    result, more, statistics = recompute(compute, x, feature.weight, *params)
+    result, more, statistics = recompute(
+        compute,
+        x,
+        feature.weight,
+        *params,
+        layers=(feature, layers),
+    )
     if statistics is not None:
         move(norm, statistics)
     return result, more

@@ -4,7 +4,7 @@ Running statistics are buffers that move in place, as in ``F.batch_norm``; the
 modules that own them stay in ``mmrfa.layers``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -84,6 +84,21 @@ class ConvNorm(NamedTuple):
         dtype = self.weight.dtype
         weight = (self.weight * scale).to(dtype)
         return ConvNorm(weight, shift.to(dtype), None)
+
+
+def read_by(layers: object) -> Iterator[Tensor]:
+    """Tensors that layers read, and that a forward pass leaves as they are.
+
+    Args:
+        layers (object): tensors, norms and tuples of them.
+    """
+    if isinstance(layers, Tensor):
+        yield layers
+    elif isinstance(layers, BatchNorm):  # running statistics may move
+        yield from read_by(tuple(layers[: 2 if layers.training else 4]))
+    elif isinstance(layers, tuple):
+        for layer in layers:
+            yield from read_by(layer)
 
 
 def uses_batch(norm: Norm, count: int) -> bool:

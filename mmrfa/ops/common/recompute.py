@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mmrfa.ops.common.norm import read_by
 from mmrfa.ops.common.tracing import is_compiling, is_exporting
 
 
-def recompute(run: Callable[..., Any], *inputs: Tensor) -> Any:
+def recompute(
+    run: Callable[..., Any], *inputs: Tensor, layers: tuple = ()
+) -> Any:
     """Run a function that is run once more in backward.
 
     ``torch.utils.checkpoint`` without its random state, and with the check
@@ -21,6 +24,7 @@ def recompute(run: Callable[..., Any], *inputs: Tensor) -> Any:
         run (Callable): a pure function of the inputs and of what it closes
             over.
         *inputs (Tensor): kept for backward.
+        layers (tuple): what it closes over, as ``read_by`` takes it.
 
     Returns:
         Any: ``run(*inputs)``.
@@ -29,10 +33,11 @@ def recompute(run: Callable[..., Any], *inputs: Tensor) -> Any:
         return run(*inputs)
     if is_compiling():  # it tracks modified inputs by itself
         return checkpoint(run, *inputs, use_reentrant=False)
-    versions = [tensor._version for tensor in inputs]
+    watched = *inputs, *read_by(layers)
+    versions = [tensor._version for tensor in watched]
 
     def guarded(*inputs: Tensor) -> Any:
-        if versions != [tensor._version for tensor in inputs]:
+        if versions != [tensor._version for tensor in watched]:
             raise RuntimeError(
                 'one of the tensors needed for backward was modified by '
                 'an in-place operation after the forward pass'

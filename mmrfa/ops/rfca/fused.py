@@ -99,7 +99,9 @@ def rfca_conv2d(
         return out, moved[0]
 
     params = gates.squeeze.weight, conv.weight
-    out, statistics = with_features(run, x, feature, window, params)
+    out, statistics = with_features(
+        run, x, feature, window, params, layers=gates
+    )
     if statistics is not None:
         move(gates.squeeze.norm, statistics)
     return like_input(out, x)
