@@ -184,7 +184,7 @@ def calibrate(net: 'RFAResNet', config: 'Config', batches: int) -> int:  # noqa:
         int: how many there were.
 
     Raises:
-        InputError: none.
+        InputError: there was none.
     """
     from itertools import islice
 
