@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 from mmengine.config import Config
@@ -141,10 +143,27 @@ def test_options_that_do_not_fit():
         used_config(path, {'train_cfg.max_iters.a': 1})
 
 
+@pytest.mark.skipif(not shutil.which('git'), reason='needs git')
 def test_commit(monkeypatch, tmp_path):
-    assert re.fullmatch(r'[0-9a-f]{12}\+?', commit())
-    monkeypatch.setattr(finishing, '__file__', str(tmp_path / 'a.py'))
+    file = tmp_path / 'mmrfa/a.py'
+    file.parent.mkdir()
+    file.write_text('a = 1')
+    author = '-c', 'user.name=a', '-c', 'user.email=a@b.c'
+    for words in (
+        ('init', '-q'),
+        ('add', '.'),
+        (*author, 'commit', '-q', '--no-gpg-sign', '-m', 'a'),
+    ):
+        subprocess.run(['git', '-C', tmp_path, *words], check=True)
+    monkeypatch.setattr(finishing, '__file__', str(file))
+    clean = commit()
+    assert re.fullmatch(r'[0-9a-f]{12}', clean)
+    file.write_text('a = 2')
+    assert commit() == f'{clean}+'
+    other = file.with_name('other.py')  # as in an environment in a clone
+    other.write_text('')
+    monkeypatch.setattr(finishing, '__file__', str(other))
     assert commit() == 'unknown'
-    monkeypatch.undo()
+    monkeypatch.setattr(finishing, '__file__', str(file))
     monkeypatch.setenv('PATH', str(tmp_path))
     assert commit() == 'unknown'
