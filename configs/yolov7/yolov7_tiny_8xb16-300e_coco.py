@@ -8,6 +8,7 @@ model = dict(
     original='YOLODetector',
     where=['backbone.stem.1.conv', 'neck.downsample_layers.?.conv'],
     norm_cfg=_base_.norm_cfg,
+    start='plain',
 )
 data_root = '{{$MMRFA_DATA_ROOT:data}}/coco/'
 train_dataloader = dict(dataset=dict(data_root=data_root))

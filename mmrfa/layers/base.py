@@ -30,8 +30,12 @@ def _then_start(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def init_and_start(self: 'AttentionConv2d', *args, **kwargs) -> None:
+        # nn.Module takes attributes only once its own constructor has run.
+        outermost = '_constructing' not in vars(self)
+        vars(self)['_constructing'] = True
         init(self, *args, **kwargs)
-        if type(self).__init__ is init_and_start:
+        if outermost:
+            del self._constructing
             self._start_attention()
 
     return init_and_start
@@ -235,6 +239,7 @@ class AttentionConv2d(nn.Module):
     def _start_attention(self) -> None:
         """Go from what torch draws for the attention to its start."""
         if self.start == 'neutral':
+            self._check_own('a neutral start')
             self._neutral()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -311,8 +316,9 @@ class AttentionConv2d(nn.Module):
         Raises:
             InputError: the weight or the bias has another shape, the floor
                 is negative or not finite, there is no bias to take ``bias``
-                or the floor up, a norm was folded or lacks a part, or no
-                such start is known. Nothing was changed.
+                or the floor up, a norm was folded or lacks a part, a weight
+                is pruned or parametrised, or no such start is known. Nothing
+                was changed.
         """
         name = type(self).__name__
         if weight.shape != self.weight.shape:
@@ -339,6 +345,8 @@ class AttentionConv2d(nn.Module):
         norm = self.feature_norm
         if norm is not None:
             check_whole(norm)
+        self._check_own('start_as_conv')
+        shift = floor * weight.sum((1, 2, 3))  # it may be our own weight
         factor = self._neutral()
         if norm is not None:
             taps = torch.eye(self.taps).view(-1, 1, *self.kernel_size)
@@ -348,7 +356,7 @@ class AttentionConv2d(nn.Module):
         self.weight.copy_(weight * factor)
         if self.bias is not None:
             self.bias.copy_(0 if bias is None else bias)
-            self.bias.sub_(floor * weight.sum((1, 2, 3)))
+            self.bias.sub_(shift)
         return factor
 
     def fold_norms(self) -> 'AttentionConv2d':
@@ -364,14 +372,16 @@ class AttentionConv2d(nn.Module):
             AttentionConv2d: self.
 
         Raises:
-            InputError: the operator is in training mode, or a norm has no
-                running statistics.
+            InputError: the operator or a norm is in training mode, a norm
+                has no running statistics, or a weight is pruned or
+                parametrised.
         """
-        if self.training:
+        if any(module.training for module in self.modules()):
             raise InputError(
                 f'{type(self).__name__}: fold_norms needs eval mode, got '
                 'training mode'
             )
+        self._check_own('fold_norms')
         for parent in list(self.modules()):
             before = None
             for key, child in list(parent.named_children()):
@@ -445,6 +455,17 @@ class AttentionConv2d(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, metadata, strict, missing, unexpected, errors
         )
+
+    def _check_own(self, what: str) -> None:
+        """Make sure that what is written into parameters stays there."""
+        for name, module in self.named_modules():
+            for key in ('weight', 'bias'):
+                if hasattr(module, key) and key not in module._parameters:
+                    raise InputError(
+                        f'{type(self).__name__}: {what} needs parameters of '
+                        f'its own, got {f"{name}.{key}".lstrip(".")}, which '
+                        'pruning or a parametrization computes; do it before'
+                    )
 
     def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__

@@ -167,7 +167,10 @@ def set_moments(
         InputError: it was folded, or has no weight or running statistics.
     """
     check_whole(norm)
-    norm.running_mean.zero_().add_(mean)
-    norm.running_var.zero_().add_(var)
+    for running, moment in (
+        (norm.running_mean, mean),
+        (norm.running_var, var),
+    ):
+        running.copy_(torch.as_tensor(moment, dtype=running.dtype))
     norm.weight.copy_((norm.running_var + norm.eps).sqrt())
     norm.bias.copy_(norm.running_mean)

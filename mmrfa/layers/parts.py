@@ -33,6 +33,8 @@ class AttentionLayer(_AnyConv2d):
             InputError: what a weight is rewritten from.
         """
         if name in REWRITTEN:
+            if name == 'weight_orig':  # spectral_norm took it away
+                super().register_parameter('weight', param)
             raise InputError(
                 f'{type(self).__name__}: expected no weight that a hook '
                 f'rewrites (pruning, weight_norm, spectral_norm), got {name}; '

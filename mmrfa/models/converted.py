@@ -48,11 +48,14 @@ def build_converted(
         where, exclude (int | str | list[str] | None): which convolutions:
             a kernel size, or globs over names, see
             :func:`mmrfa.convert_convs`.
-        start (str): 'fresh' draws the operators. 'exact' starts them, when
-            weights are initialised, as the convolutions of the plain model,
-            whatever checkpoint its ``init_cfg`` names: in eval mode the
-            model then computes what the plain one does. That takes
-            operators with a bias.
+        start (str): 'fresh' draws the operators as they draw themselves.
+            The others look, when weights are initialised, at the plain model,
+            which draws its convolutions by its own rule or takes those of the
+            checkpoint that its ``init_cfg`` names. 'plain' gives the
+            operators the weights of these, beside their attention as
+            published: they differ from a plain twin in nothing else. 'exact'
+            makes them compute the same: in eval mode the model computes what
+            the plain one does. That takes operators with a bias.
         norm_cfg (dict | None): batch norm inside the operators, unless
             ``attention_conv`` has its own.
         sample (int): side in pixels of the image, noise, on which an exact
@@ -81,21 +84,30 @@ def build_converted(
         arguments.setdefault('norm_cfg', norm_cfg)
     if start == 'exact':
         arguments.setdefault('bias', True)
-    elif start != 'fresh':
-        raise InputError(f"start: expected 'fresh' or 'exact', got {start!r}")
+    elif start not in ('fresh', 'plain'):
+        raise InputError(
+            f"start: expected 'fresh', 'plain' or 'exact', got {start!r}"
+        )
     choice = dict(where=where, exclude=exclude, inplace=True, **arguments)
 
     net = convert_convs(MODELS.build(cfg), operator, start='fresh', **choice)
-    if start == 'fresh':
+    if start != 'exact':
         _refuse_frozen(net)
+    if start == 'fresh':
         return net
     scope = DefaultScope.get_current_instance().scope_name
 
     def init_weights(self: nn.Module) -> None:
-        """Take the weights of a plain model that was converted."""
+        """Take the weights of a plain model."""
         with DefaultScope.overwrite_default_scope(scope):
             plain = MODELS.build(cfg)
         plain.init_weights()
+        if start == 'plain':
+            del self.init_weights  # back to the method of its class
+            self.init_weights()
+            for name, layer in operators_in(self).items():
+                _take_sum(layer, plain.get_submodule(name))
+            return
         converted = convert_convs(
             plain,
             operator,
@@ -109,6 +121,14 @@ def build_converted(
 
     net.init_weights = MethodType(init_weights, net)
     return net
+
+
+@torch.no_grad()
+def _take_sum(operator: nn.Module, conv: nn.Conv2d) -> None:
+    """Weigh the window by the weights of a convolution."""
+    operator.weight.copy_(conv.weight)
+    if operator.bias is not None and conv.bias is not None:
+        operator.bias.copy_(conv.bias)
 
 
 def _noise(net: nn.Module, side: int) -> dict | torch.Tensor:

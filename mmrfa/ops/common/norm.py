@@ -248,8 +248,11 @@ def move(norm: BatchNorm, statistics: Statistics) -> None:
         norm (BatchNorm): with running statistics.
         statistics (Statistics): of the batch.
     """
-    norm.num_batches_tracked.add_(1)
     momentum = norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    elif momentum is None:  # as in nn.BatchNorm2d
+        momentum = 0.0
     if momentum is None:  # average over all batches
         momentum = 1 / norm.num_batches_tracked.to(statistics.mean.dtype)
     for running, batch in zip(

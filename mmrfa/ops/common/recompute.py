@@ -34,6 +34,8 @@ def recompute(
     if is_compiling():  # it tracks modified inputs by itself
         return checkpoint(run, *inputs, use_reentrant=False)
     watched = *inputs, *read_by(layers)
+    if not any(tensor.requires_grad for tensor in watched):
+        return run(*inputs)
     versions = [tensor._version for tensor in watched]
 
     def guarded(*inputs: Tensor) -> Any:

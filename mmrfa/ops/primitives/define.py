@@ -158,6 +158,8 @@ def _gradients(
         for i, value in enumerate(inputs)
         if _is_tensor(value) and value.requires_grad
     ]
+    if not wanted:
+        return [None] * len(inputs)
     found = torch.autograd.grad(
         plain(*inputs),
         [inputs[i] for i in wanted],

@@ -55,10 +55,10 @@ def folded_features(x: Tensor, feature: ConvNorm, window: Window) -> Folded:
             bias = weight.new_zeros(weight.size(0))
         weight = weight.reshape(*shape, window.taps)
         return Folded(weight.float(), bias.view(shape).float())
-    mean, covariance = rf_moments(x, window)
     v = feature.weight.reshape(*shape, window.taps).double()
+    mean, covariance = rf_moments(x, window, v, norm.eps)
     mean = (v @ mean.unsqueeze(2)).flatten()
-    var = ((v @ covariance) * v).sum(2).flatten()
+    var = ((v @ covariance) * v).sum(2).flatten().clamp(min=0)
     if feature.bias is not None:
         mean = mean + feature.bias.double()
     mean, var, unbiased = over_group(mean, var, count, norm)

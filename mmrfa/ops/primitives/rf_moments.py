@@ -1,4 +1,9 @@
-"""Mean and covariance of the receptive fields, without storing one."""
+"""Mean and covariance of the receptive fields, without storing one.
+
+The kernels sum products in float32. A weight for which these nearly cancel
+(an edge filter on a smooth image) leaves little but rounding of the variance
+of its feature: for its channel they are summed again in float64.
+"""
 
 import torch
 from torch import Tensor
@@ -9,18 +14,73 @@ from mmrfa.ops.primitives.define import define, differentiable, gradients
 _WINDOW = 'int[2] kernel, int[2] stride, int[2] padding, int[2] dilation'
 
 
-def rf_moments(x: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+# A variance below this part of what its products may add up to is not taken
+# from sums in float32, whose rounding is some 1e-7 of that.
+_LEAST = 1e-3
+
+
+def rf_moments(
+    x: Tensor, window: Window, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
     """Moments of the receptive field over images and positions.
 
     Args:
         x (Tensor): (N, C, H, W).
         window (Window): of the operator.
+        weight (Tensor): (C, K, K), of the features whose variance is wanted.
+            It decides how exactly the sums are taken, and has no gradient.
+        eps (float): added to that variance.
 
     Returns:
         tuple[Tensor, Tensor]: mean (C, K) and biased covariance (C, K, K),
         float64; zeros where there is no image.
     """
-    return _moments(x, *window)
+    return _exact_moments(x, weight.detach(), eps, *window)
+
+
+def exact(
+    x: Tensor, weight: Tensor, eps: float, *window
+) -> tuple[Tensor, Tensor]:
+    """As exact as the variance of the features needs them."""
+    mean, covariance = _moments(x, *window)
+    seen = _seen(x, Window(*window))
+    if not all(seen):  # a constant zero, of no variance whatever the rounding
+        never = [tap for tap, sees in enumerate(seen) if not sees]
+        mean[:, never] = 0
+        covariance[:, never] = 0
+        covariance[:, :, never] = 0
+    if x.dtype == torch.float64 or not any(seen):
+        return mean, covariance
+    seen = [tap for tap, sees in enumerate(seen) if sees]
+    v, own = weight[:, :, seen].double(), covariance[:, seen][:, :, seen]
+    var = ((v @ own) * v).sum(2)
+    # The sums are of pixels less the mean of their channel, and a tap that
+    # sees padding has another mean.
+    low, high = mean[:, seen].aminmax(dim=1)
+    square = own.diagonal(dim1=1, dim2=2).clamp(min=0)
+    square = square + (high - low).square().unsqueeze(1)
+    most = (v.abs() @ square.sqrt().unsqueeze(2)).squeeze(2).square()
+    unsure = (var + eps < _LEAST * most).any(1)
+    for c in unsure.nonzero().flatten().tolist():
+        of_channel = plain(x[:, c : c + 1], *window)
+        mean[c], covariance[c] = (moment[0] for moment in of_channel)
+    return mean, covariance
+
+
+def _seen(x: Tensor, window: Window) -> list[bool]:
+    """Which taps see the image at all, and not only padding."""
+    sees = []
+    for size, windows, kernel, stride, padding, dilation in zip(
+        x.shape[2:], window.out_size(x), *window
+    ):
+        places = range(-padding, windows * stride - padding, stride)
+        sees.append(
+            [
+                any(0 <= place + tap * dilation < size for place in places)
+                for tap in range(kernel)
+            ]
+        )
+    return [row and column for row in sees[0] for column in sees[1]]
 
 
 def plain(x: Tensor, *window) -> tuple[Tensor, Tensor]:
@@ -52,21 +112,38 @@ def _fake_backward(
 
 
 def _keep(ctx, inputs: tuple, output: tuple) -> None:
-    x, *ctx.window = inputs
-    ctx.save_for_backward(x, output[0])
+    ctx.save_for_backward(inputs[0], output[0])
+    ctx.window = inputs[-4:]
+    ctx.others = [None] * (len(inputs) - 1)
 
 
 def _backward(ctx, *grads: Tensor) -> tuple:
     x, mean = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return tuple(differentiable(plain, (x, *ctx.window), grads))
-    return _moments_backward(*grads, x, mean, *ctx.window), *[None] * 4
+        dx, *_ = differentiable(plain, (x, *ctx.window), grads)
+    else:
+        dx = _moments_backward(*grads, x, mean, *ctx.window)
+    return dx, *ctx.others
+
+
+def _fake_exact(
+    x: Tensor, weight: Tensor, eps: float, *window
+) -> tuple[Tensor, Tensor]:
+    return _fake(x, *window)
 
 
 _moments = define(
     f'rf_moments(Tensor x, {_WINDOW}) -> (Tensor mean, Tensor covariance)',
     plain,
     _fake,
+    _keep,
+    _backward,
+)
+_exact_moments = define(
+    f'rf_exact_moments(Tensor x, Tensor weight, float eps, {_WINDOW}) -> '
+    '(Tensor mean, Tensor covariance)',
+    exact,
+    _fake_exact,
     _keep,
     _backward,
 )
