@@ -103,9 +103,15 @@ def evaluate(config: 'Config', model: 'nn.Module', count: int) -> dict:
     count = min(count, len(dataset))
     if not count:
         raise InputError('test data: expected images, found none')
+    ids = []
     for i in range(count):
         batch = pseudo_collate([dataset[i]])
         with torch.no_grad():
             samples = model.test_step(batch)
         evaluator.process(samples, batch)
+        ids += [sample.get('img_id') for sample in samples]
+    for metric in evaluator.metrics:
+        # Of COCO's, which count what was not looked at as missed.
+        if hasattr(metric, 'img_ids'):
+            metric.img_ids = ids
     return evaluator.evaluate(count)

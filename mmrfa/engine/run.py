@@ -113,7 +113,8 @@ class Checked:
         model (nn.Module): built, on the CPU.
         random_state (Tensor): torch's, behind the building.
         resume_from (str | None): the checkpoint to go on from.
-        seed (int | None): of the run that goes on.
+        seed (int): of the run that goes on, or of this one, drawn if the
+            config has none.
         datasets (list[tuple[dict, Dataset]]): settings and data set of each
             loader.
         notes (list[str]): for the log.
@@ -137,7 +138,8 @@ class Checked:
             with naming(config, loader, 'cannot be read'):
                 check_data_roots(config, [loader])
         # As the Runner does, so that a seed stands for the same weights.
-        set_random_seed((config.get('randomness') or {}).get('seed'))
+        seed = (config.get('randomness') or {}).get('seed')
+        self.seed = set_random_seed(seed)
         self.model = model = build_model(config)
         self.random_state = torch.get_rng_state()
         self.datasets, optim_wrapper, self.notes = check_parts(
@@ -145,7 +147,6 @@ class Checked:
         )
         if isinstance(model, BaseTTAModel):
             model = model.module
-        self.seed = None
         resume = train and config.get('resume')
         path = config.get('load_from')
         if resume and (path is None or resume == AUTO):
@@ -159,7 +160,7 @@ class Checked:
             content = _read_ahead(path, reader)
             if resume:
                 check_resumable(content, path)
-                self.seed = content['meta'].get('seed')
+                self.seed = content['meta'].get('seed', self.seed)
                 self._note_inexact(config, content)
             if resume or not train:
                 check_fits(content, model, path)

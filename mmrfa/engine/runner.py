@@ -43,7 +43,7 @@ def checked_runner(kind: type, checked: object | None, train: bool) -> type:
     """
 
     class CheckedRunner(kind):
-        _resume_from = _resumed_seed = None
+        _resume_from = None
 
         def set_randomness(self, seed=None, **options) -> None:
             # Here the processes have met for the first time. Only the first
@@ -52,9 +52,9 @@ def checked_runner(kind: type, checked: object | None, train: bool) -> type:
             if checked is not None:
                 known = [checked.resume_from, checked.seed]
             broadcast_object_list(known)
-            self._resume_from, self._resumed_seed = known
-            if self._resumed_seed is not None:
-                seed = self._resumed_seed
+            self._resume_from, known_seed = known
+            if known_seed is not None:
+                seed = known_seed
             super().set_randomness(seed, **options)
             if options.get('deterministic'):
                 # MMEngine has torch refuse what has no such kernel, on GPUs

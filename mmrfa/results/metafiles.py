@@ -26,7 +26,7 @@ def folders(repository: Path) -> list[Path]:
 def entries(folder: Path) -> list[Entry]:
     """Configs of a folder: small to large, plain first."""
     found = map(read_name, folder.glob('*.py'))
-    return sorted(found, key=lambda entry: entry.order)
+    return sorted(found, key=lambda entry: (entry.order, entry.path.stem))
 
 
 def committed_runs(repository: Path) -> list[Run]:

@@ -107,7 +107,8 @@ def test_has_what_the_tools_need(name, monkeypatch):
     assert cfg.custom_imports.imports[0] == 'mmrfa.models'
     assert cfg.tta_model.type == 'mmdet.DetTTAModel'
     assert cfg.tta_pipeline[1].type == 'TestTimeAug'
-    assert cfg.default_hooks.checkpoint.save_best
+    best = cfg.default_hooks.checkpoint.save_best
+    assert best == ('coco/bbox_mAP' if 'bccd' in name else 'auto')
     for part in 'train', 'test':  # up to MMEngine's marks of a base
         pipeline = cfg[f'{part}_dataloader'].dataset.pipeline
         named = [step.type for step in cfg[f'{part}_pipeline']]

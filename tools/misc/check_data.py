@@ -43,9 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     found, seen = 0, set()
     for loader in LOADERS:
         for settings in leaves((config.get(loader) or {}).get('dataset')):
-            key = repr(
-                [settings.get(k) for k in ('data_root', 'ann_file', 'indices')]
-            )
+            parts = 'data_root', 'ann_file', 'data_prefix', 'indices'
+            key = repr([settings.get(part) for part in parts])
             if key not in seen:
                 seen.add(key)
                 found += check(loader, settings, args.show_dir)
