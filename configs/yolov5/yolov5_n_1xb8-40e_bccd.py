@@ -31,6 +31,6 @@ optim_wrapper = dict(optimizer=dict(batch_size_per_gpu=8))
 default_hooks = dict(
     # 'auto' takes the first metric, that of a single class here.
     checkpoint=dict(save_best='coco/bbox_mAP'),
-    param_scheduler=dict(max_epochs=max_epochs, warmup_mim_iter=100)
+    param_scheduler=dict(max_epochs=max_epochs, warmup_mim_iter=100),
 )
 auto_scale_lr = dict(base_batch_size=8)

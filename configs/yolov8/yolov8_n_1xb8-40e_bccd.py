@@ -21,7 +21,7 @@ optim_wrapper = dict(optimizer=dict(batch_size_per_gpu=8))
 default_hooks = dict(
     # 'auto' takes the first metric, that of a single class here.
     checkpoint=dict(save_best='coco/bbox_mAP'),
-    param_scheduler=dict(max_epochs=max_epochs, warmup_mim_iter=100)
+    param_scheduler=dict(max_epochs=max_epochs, warmup_mim_iter=100),
 )
 custom_hooks = [
     _base_.custom_hooks[0],

@@ -376,7 +376,7 @@ class AttentionConv2d(nn.Module):
                 has no running statistics, or a weight is pruned or
                 parametrised.
         """
-        if any(module.training for module in self.modules()):
+        if self.training:
             raise InputError(
                 f'{type(self).__name__}: fold_norms needs eval mode, got '
                 'training mode'
@@ -390,6 +390,11 @@ class AttentionConv2d(nn.Module):
                         raise InputError(
                             f'{type(self).__name__}: fold_norms needs running '
                             f'statistics, {key} has none'
+                        )
+                    if child.training:
+                        raise InputError(
+                            f'{type(self).__name__}: fold_norms needs eval '
+                            f'mode, got {key} in training mode'
                         )
                     name, conv = before
                     fused = fuse_conv_bn_eval(conv, child)

@@ -123,6 +123,15 @@ def test_without_a_seed_runs_differ(config):
     assert not torch.equal(*weights)
 
 
+def test_the_seed_that_is_logged_gives_the_run_again(config):
+    first = build_runner(config(**{'randomness.seed': None}), 'none', True)
+    cfg = config(**{'randomness.seed': first.seed})
+    forget_instances()
+    again = build_runner(cfg, 'none', True)
+    for key, value in first.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[key], value), key
+
+
 def test_deterministic_as_far_as_torch_can(config):
     """What has no such kernel warns: MMEngine would have it raise."""
     try:

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations, prune
 from mmrfa.conversion import calibrate
 from mmrfa.errors import InputError
 from mmrfa.layers import OPERATORS, AWConv, RFAConv, RFCAConv, RFCBAMConv
+from mmrfa.layers.norm import set_moments
 from mmrfa.layers.parts import conv_norm
 from mmrfa.ops import BACKENDS, rfa_conv2d, use_backend
 from mmrfa.testing import OperatorContract
@@ -77,6 +78,10 @@ def test_fold_norms_needs_running_statistics():
     layer = RFAConv(4, 4, 3).eval()
     layer.norm = nn.BatchNorm2d(36, track_running_stats=False)
     with pytest.raises(InputError, match='running statistics, norm has none'):
+        layer.fold_norms()
+    layer = RFAConv(4, 4, 3).eval()
+    layer.norm.train()
+    with pytest.raises(InputError, match='got norm in training mode'):
         layer.fold_norms()
 
 
@@ -266,6 +271,58 @@ def test_a_refused_start_changes_nothing():
             start(weight)
 
 
+@every_variant
+@pytest.mark.parametrize(
+    'change',
+    [parametrizations.weight_norm, lambda m: prune.identity(m, 'weight')],
+)
+def test_what_is_computed_is_not_written(variant, change):
+    """A pruned or parametrised weight would stay what it was."""
+    layer = make(variant, 32, 32, 3)
+    change(layer)
+    words = 'got weight, which pruning or a parametrization computes'
+    with pytest.raises(InputError, match=f'start_as_conv needs .*{words}'):
+        layer.start_as_conv(torch.randn(32, 32, 3, 3))
+    layer = RFAConv(4, 8, 3, start='neutral')
+    parametrizations.weight_norm(layer.attn)
+    with pytest.raises(InputError, match='a neutral start .* attn.weight'):
+        layer.reset_parameters()
+    with pytest.raises(InputError, match='fold_norms needs .* attn.weight'):
+        layer.eval().fold_norms()
+
+
+def test_a_start_from_what_it_has_itself():
+    layer = RFAConv(4, 8, 3).eval()
+    conv = nn.Conv2d(4, 8, 3)
+    with torch.no_grad():
+        conv.weight.copy_(layer.weight)
+        conv.bias.copy_(layer.bias)
+    layer.start_as_conv(layer.weight, layer.bias, floor=0.3)
+    x = torch.rand(2, 4, 9, 8) - 0.3
+    torch.testing.assert_close(layer(x), conv(x), rtol=1e-4, atol=1e-5)
+    norm = nn.BatchNorm2d(3)
+    with torch.no_grad():
+        norm.running_mean.copy_(torch.tensor([1.0, 2, 3]))
+        norm.running_var.copy_(torch.tensor([4.0, 5, 6]))
+    set_moments(norm, norm.running_mean, norm.running_var)
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(norm.eval()(x), x)
+
+
+def test_the_start_behind_another_constructor():
+    class Named:
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.name = 'name'
+
+    class Mine(Named, RFAConv):
+        pass
+
+    layer = Mine(4, 8, 3, start='neutral')
+    assert layer.name == 'name' and not layer.attn.weight.any()
+    assert 'constructing' not in str(vars(layer))
+
+
 def test_statistics_stay_where_they_are_not_tracked():
     """As in nn.BatchNorm2d, also where the switch is thrown later."""
     x = torch.randn(2, 4, 9, 8)
@@ -288,6 +345,9 @@ def test_hooks_that_rewrite_a_weight_of_the_attention_are_refused():
     with pytest.raises(InputError, match='got weight_orig; leave out'):
         prune.l1_unstructured(layer.feature, 'weight', 0.3)
     assert sorted(layer.state_dict()) == sorted(keys)
+    with pytest.raises(InputError, match='got weight_orig; leave out'):
+        nn.utils.spectral_norm(layer.feature)
+    layer(torch.randn(1, 4, 6, 6))  # it has its weight still
     with pytest.raises(InputError, match='got weight_g; leave out'):
         nn.utils.weight_norm(layer.attn)
     layer = RFAConv(4, 8, 3)

@@ -108,6 +108,34 @@ def test_init_weights_leaves_the_operators_their_own_start():
         assert operator.attn.weight.abs().max() > 0.9  # published: -1 to 1
 
 
+def test_a_start_with_the_weights_of_the_plain_model(tmp_path):
+    """As drawn by its rule, or from a checkpoint; the attention published."""
+    cfg = load('retinanet')
+    where = ['bbox_head.cls_convs.*.conv', 'neck.fpn_convs.0.conv']
+    cfg.model.update(where=where, start='plain')
+    net = build(cfg, attention_conv=dict(type='RFAConv', bias=True))
+    net.init_weights()
+    operators = operators_in(net)
+    for operator in operators.values():
+        assert operator.attn.weight.abs().max() > 0.9
+    std = operators['bbox_head.cls_convs.0.conv'].weight.std().item()
+    assert std == pytest.approx(0.01, rel=0.05)
+    twin = plain(cfg)
+    nn.init.uniform_(twin.neck.fpn_convs[0].conv.bias)
+    torch.save(twin.state_dict(), tmp_path / 'plain.pth')
+    file = dict(type='Pretrained', checkpoint=str(tmp_path / 'plain.pth'))
+    net = build(
+        cfg, attention_conv=dict(type='RFAConv', bias=True), init_cfg=file
+    )
+    net.init_weights()
+    for name, operator in operators_in(net).items():
+        conv = twin.get_submodule(name)
+        assert operator.weight.equal(conv.weight)
+        if conv.bias is not None:
+            assert operator.bias.equal(conv.bias)
+    assert net.backbone.conv1.weight.equal(twin.backbone.conv1.weight)
+
+
 @pytest.mark.parametrize('name', ['retinanet', 'rtmdet'])
 def test_exact_start(name, tmp_path):
     """From the checkpoint of a plain model; behind ReLU and SiLU."""
@@ -182,8 +210,9 @@ def test_an_operator_of_ones_own():
             dict(attention_conv=dict(type='RFAConv', start='neutral')),
             "start: expected none, .* got 'neutral'",
         ),
-        (dict(start='freshly'), "'fresh' or 'exact', got 'freshly'"),
+        (dict(start='freshly'), "'plain' or 'exact', got 'freshly'"),
         (dict(start='fresh'), r'layer1\.0\.conv2 is frozen'),
+        (dict(start='plain'), r'layer1\.0\.conv2 is frozen'),
     ],
 )
 def test_bad_input(changes, message):

@@ -168,6 +168,20 @@ def test_operators_stand_where_the_paper_has_them(name):
         assert type(layer.bn) is nn.BatchNorm2d and layer.with_activation
         assert operator.norm.eps == layer.bn.eps == 0.001
         assert operator.norm.momentum == layer.bn.momentum == 0.03
+    # They differ from their twin in nothing but the attention.
+    fresh = build(dict(cfg.model, start='fresh'))
+    for each in net, plain, fresh:
+        each.init_weights()
+    for key, operator in operators.items():
+        std = plain.get_submodule(key).weight.std().item()
+        assert operator.weight.std().item() == pytest.approx(std, rel=0.05)
+        if not name.startswith('yolov7'):
+            wider = fresh.get_submodule(key).weight.std().item() / std
+            root = (
+                3 * operator.in_channels / operator.out_channels * 2
+            ) ** 0.5
+            assert wider == pytest.approx(root, rel=0.05)
+            assert 1.65 < wider < 2.55  # 1.7 to 2.4: results/README.md
     inside = tuple(f'{key}.' for key in operators)
     rest = [k for k in net.state_dict() if not k.startswith(inside)]
     old = {f'{key}.weight' for key in operators}

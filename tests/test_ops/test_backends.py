@@ -136,6 +136,46 @@ def test_matches_reference(layer, backend, case, mode):
     check(layer, case, mode, backend, torch.float32)
 
 
+EDGES = torch.tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]]) / 4
+SEEDED = torch.Generator().manual_seed(0)
+RAMP = torch.linspace(0, 255, 32).expand(2, 4, 32, 32)
+FAINT = {  # x, padding and dilation, weight of the features
+    'ramp': (RAMP, 0, 1, EDGES),
+    'taps in the padding': (
+        10 + torch.randn(4, 4, 9, 9, generator=SEEDED),
+        18,
+        18,
+        None,
+    ),
+    'one pixel': (20 + torch.randn(16, 4, 1, 1, generator=SEEDED), 1, 1, None),
+}
+
+
+@pytest.mark.parametrize('faint', FAINT)
+@receptive_field_forms
+def test_features_of_hardly_any_variance(layer, backend, faint):
+    """What products of pixels leave of it in float32 is rounding."""
+    x, padding, dilation, weight = FAINT[faint]
+    torch.manual_seed(0)
+    module = layer(4, 6, 3, padding=padding, dilation=dilation)
+    module.norm.momentum = 1.0
+    if weight is not None:
+        with torch.no_grad():
+            scores = getattr(module, 'feature', None) or module.attn
+            scores.weight.copy_(weight.view(scores.weight.shape[1:]))
+    variances = []
+    for form, dtype in ((backend, x.dtype), ('reference', torch.float64)):
+        each = copy.deepcopy(module).to(dtype)
+        with use_backend(form):
+            y = each(x.to(dtype))
+        variances.append(each.norm.running_var.double())
+        assert y.isfinite().all()
+    ours, exact = variances
+    assert (ours >= 0).all()
+    # The literal form rounds its features themselves, to 1e-7 of 255.
+    assert ((ours - exact).abs() <= 1e-4 * exact + 1e-8).all()
+
+
 @every_form
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('geometry', [(3, 1, 1, 1, 1), (3, 2, 2, 2, 2)])
@@ -215,6 +255,20 @@ def test_keeps_only_the_input_for_backward(layer, backend, training):
     assert (
         sum(sizes.values()) > 4 * 9 * x.numel()
     )  # what the literal form keeps
+
+
+@receptive_field_forms
+def test_little_to_learn(layer, backend):
+    """Nothing, on tensors that autograd knows nothing of; or a bias alone."""
+    module = make(layer, CASES[0], True).requires_grad_(False)
+    with torch.inference_mode():
+        x = torch.randn(2, 6, 9, 11)
+    with use_backend(backend):
+        assert module(x).isfinite().all()
+        module.bias.requires_grad_()
+        loss = module(x.clone()).square().sum()
+        found = torch.autograd.grad(loss, module.bias, create_graph=True)[0]
+    assert found.isfinite().all() and found.any()
 
 
 @receptive_field_forms

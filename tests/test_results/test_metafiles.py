@@ -3,6 +3,7 @@
 import json
 import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 import yaml
@@ -43,6 +44,16 @@ def render(folder: str, runs: list) -> tuple[str, str]:
         for name, model in models(folder).items()
     }
     return metafiles.render(REPO / 'configs' / folder, counted, runs)
+
+
+def test_order_does_not_hang_on_the_file_system(monkeypatch):
+    folder = REPO / 'configs/deeplabv3plus'
+    expected = [entry.path for entry in metafiles.entries(folder)]
+    glob = Path.glob
+    monkeypatch.setattr(
+        Path, 'glob', lambda *args: sorted(glob(*args), reverse=True)
+    )
+    assert [entry.path for entry in metafiles.entries(folder)] == expected
 
 
 def test_index_names_every_folder():

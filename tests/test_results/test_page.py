@@ -79,7 +79,8 @@ def test_how_the_recipes_were_settled():
 def test_what_the_readme_says():
     words = ' '.join((REPO / 'README.md').read_text().split())
 
-    def told(form, verdict, sign=1, study='camvid', seeds=3):
+    def told(form, verdict, sign=1, study='camvid'):
+        seeds = {'bccd_yolov8': 5}.get(study, 3)
         found = difference(RECORDS, study, form, 'plain')
         assert (len(found.values), found.verdict) == (seeds, verdict), form
         low, high = sorted(sign * end for end in found.interval)
@@ -99,17 +100,18 @@ def test_what_the_readme_says():
     longer, at = told('plain longer', 'open')
     assert text + f'steps gained {longer} ({at}), as much as RFAConv' in words
     assert float(longer) >= float(rfa)
-    bccd = dict(study='bccd_yolov8', seeds=5)
-    rfa, at = told('RFAConv', 'open', **bccd)
-    text = f'{rfa} points of AP50 more with RFAConv ({at})'
-    rfca, at = told('RFCAConv', 'open', **bccd)
-    assert 'on BCCD, all 5 seeds,' in words
-    for form in find_study('bccd_yolov8', CONFIGS).forms.values():
-        assert form.seeds == 5
-    for form in 'RFAConv', 'RFCAConv':
-        found = difference(RECORDS, 'bccd_yolov8', form, 'plain')
-        assert sum(value > 0 for value in found.values) == 4, form
-    assert text + f' and {rfca} with RFCAConv ({at}): open.' in words
+    fresh = 'RFAConv fresh', 'open'
+    rfa, at = told(*fresh, study='bccd_yolov8')
+    text = (
+        f'YOLOv8n, 5 seeds, has {rfa} points of AP50 more with RFAConv ({at})'
+    )
+    less, at = told(*fresh, -1, study='bccd_yolov5')
+    text += f', YOLOv5n, 3 seeds, {less} less ({at}): open, and being'
+    assert text in words
+    # None of the forms that start as they should is there yet.
+    for study in 'bccd_yolov8', 'bccd_yolov5':
+        forms = {r.form for r in RECORDS if r.study == study}
+        assert {f.partition(' ')[2] for f in forms - {'plain'}} == {'fresh'}
     study = find_study('camvid', CONFIGS)
     seeds = {form.seeds for form in study.forms.values()}
     assert seeds == {5, 8} and '3 seeds of the 5 to 8 planned' in words
