@@ -73,6 +73,17 @@ def photographs(data_root, tmp_path_factory) -> Path:
     find_spec('mmpretrain') is None,
     reason='needs mmpretrain; `make test-classification` has it',
 )
+def test_all_its_data_is_looked_at(photographs, tmp_path):
+    done = tool('misc/check_data.py', CONFIG, cwd=tmp_path, data=photographs)
+    assert done.returncode == 0, done.stderr
+    for split, count in ('train', 40), ('val', 30), ('test', 30):
+        assert f'{split}_dataloader: {count} images' in done.stdout
+
+
+@pytest.mark.skipif(
+    find_spec('mmpretrain') is None,
+    reason='needs mmpretrain; `make test-classification` has it',
+)
 def test_learns_and_its_checkpoint_tests_alike(photographs, tmp_path):
     done = tool(
         'train.py',

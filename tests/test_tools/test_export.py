@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmrfa.deploy import export as exporting
 from mmrfa.deploy.exported import Exported, load_exported
+from mmrfa.deploy.int8 import evaluate
 from mmrfa.deploy.network import build_network, fingerprint, load_network
 from mmrfa.deploy.parts import Part, flat, like, part_of
 from mmrfa.deploy.predictor import Predictor
 from mmrfa.deploy.sources import Source
-from mmrfa.engine.config import load_config
+from mmrfa.engine.config import import_scope, load_config
 from mmrfa.errors import InputError
 
 from .tiny_networks import (
@@ -393,6 +395,34 @@ def test_int8_is_scored_beside_float(
         rounded.program(images), exact.program(images)
     )
     assert 1e-4 < error < 0.5  # other numbers, of the same network
+
+
+@pytest.mark.parametrize('count', [5, 100])
+def test_detectors_are_scored_on_what_was_looked_at(
+    count, data_root, monkeypatch
+):
+    """What was not is not missed: who finds all has an AP of 1."""
+
+    class Perfect:
+        def test_step(self, batch):
+            for sample in batch['data_samples']:
+                found = sample.gt_instances.clone()
+                boxes = getattr(found.bboxes, 'tensor', found.bboxes)
+                found.bboxes = boxes / boxes.new_tensor(
+                    [*sample.scale_factor] * 2
+                )
+                found.scores = torch.ones(len(found))
+                sample.pred_instances = found
+            return [s.to_dict() for s in batch['data_samples']]
+
+    monkeypatch.setenv('MMRFA_DATA_ROOT', str(data_root('bccd').parent))
+    config = load_config(
+        str(REPO / 'configs/faster_rcnn/faster-rcnn_r18_fpn_1xb4-36e_bccd.py')
+    )
+    import_scope(config)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        found = evaluate(config, Perfect(), count)
+    assert found['coco/bbox_mAP_50'] > 0.99
 
 
 def test_int8_needs_data_and_onnx(call, seg_checkpoint, photos, capsys):
