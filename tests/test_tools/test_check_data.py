@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -15,7 +16,7 @@ from mmrfa.datasets.inspection import (
     look_at_mask,
 )
 
-from .tool_calls import TINY_SEG, error_of
+from .tool_calls import REPO, TINY_SEG, error_of
 
 VOC = 'VOCdevkit/VOC2012'
 SPLITS = [f'{split}_dataloader.dataset.indices=6' for split in
@@ -36,6 +37,18 @@ def test_all_is_well(call, capsys) -> None:
     assert 'suspicious: 0' in out
     shares = [line for line in out.splitlines() if '0 background' in line]
     assert 0.5 < float(shares[0].rpartition('(')[2].strip('%)')) / 100 < 1
+
+
+def test_boxes_of_coco(call, capsys, data_root, monkeypatch) -> None:
+    root = data_root('bccd').parent
+    monkeypatch.setenv('MMRFA_DATA_ROOT', str(root))
+    config = 'faster_rcnn/faster-rcnn_r18-rfa_fpn_1xb4-36e_bccd.py'
+    file = REPO / 'configs' / config
+    status = call('misc/check_data.py', file, '--cfg-options', *SPLITS)
+    out = capsys.readouterr().out
+    assert status == 0 and out.count('suspicious: 0') == 3
+    cells = re.findall(r'RBC: (\d+)', out)
+    assert len(cells) == 3 and min(map(int, cells)) > 20
 
 
 def test_each_is_named(call, capsys, data, monkeypatch) -> None:

@@ -97,7 +97,7 @@ def check(loader: str, settings: dict, show_dir: str | None) -> int:
         shape = None if pixels is None else pixels.shape[:2]
         sizes[shape] += 1
         counts = Counter()
-        if 'seg_map_path' in info:
+        if info.get('seg_map_path'):  # None in COCO's
             counts, more = look_at_mask(
                 info['seg_map_path'], shape, len(classes)
             )
