@@ -402,18 +402,18 @@ from mmrfa.ops.primitives import gpu, rf_moments
 from mmrfa.testing import simulated_gpu
 
 assert 'triton' not in sys.modules
-window = Window((1, 1))
+given = Window((1, 1)), torch.ones(1, 1, 1), 1e-5
 x = torch.ones(1, 1, 2, 2)
 for _ in range(2):
     try:
         with simulated_gpu():
-            rf_moments(x.half(), window)
+            rf_moments(x.half(), *given)
             1 / 0
     except ZeroDivisionError:
         assert not gpu.simulated
-    rf_moments(x, window)
+    rf_moments(x, *given)
 try:
-    rf_moments(x.half(), window)
+    rf_moments(x.half(), *given)
 except RuntimeError as error:
     assert 'CPU' in str(error)
 """
