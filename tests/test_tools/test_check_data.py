@@ -39,9 +39,14 @@ def test_all_is_well(call, capsys) -> None:
     assert 0.5 < float(shares[0].rpartition('(')[2].strip('%)')) / 100 < 1
 
 
-def test_boxes_of_coco(call, capsys, data_root, monkeypatch) -> None:
-    root = data_root('bccd').parent
-    monkeypatch.setenv('MMRFA_DATA_ROOT', str(root))
+@pytest.fixture
+def bccd(data_root) -> str:
+    """The folder of real data, looked for before ``call`` names another."""
+    return str(data_root('bccd').parent)
+
+
+def test_boxes_of_coco(bccd, call, capsys, monkeypatch) -> None:
+    monkeypatch.setenv('MMRFA_DATA_ROOT', bccd)
     config = 'faster_rcnn/faster-rcnn_r18-rfa_fpn_1xb4-36e_bccd.py'
     file = REPO / 'configs' / config
     status = call('misc/check_data.py', file, '--cfg-options', *SPLITS)
