@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
+needs_mmpretrain = pytest.mark.skipif(
+    find_spec('mmpretrain') is None,
+    reason='needs mmpretrain; `make test-classification` has it',
+)
 CONFIG = REPO / 'configs/imagenet/resnet18-rfa_1xb32-20e_clothing10-64x64.py'
 
 
@@ -69,10 +73,7 @@ def photographs(data_root, tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.skipif(
-    find_spec('mmpretrain') is None,
-    reason='needs mmpretrain; `make test-classification` has it',
-)
+@needs_mmpretrain
 def test_all_its_data_is_looked_at(photographs, tmp_path):
     done = tool('misc/check_data.py', CONFIG, cwd=tmp_path, data=photographs)
     assert done.returncode == 0, done.stderr
@@ -80,10 +81,7 @@ def test_all_its_data_is_looked_at(photographs, tmp_path):
         assert f'{split}_dataloader: {count} images' in done.stdout
 
 
-@pytest.mark.skipif(
-    find_spec('mmpretrain') is None,
-    reason='needs mmpretrain; `make test-classification` has it',
-)
+@needs_mmpretrain
 def test_learns_and_its_checkpoint_tests_alike(photographs, tmp_path):
     done = tool(
         'train.py',

@@ -174,6 +174,8 @@ def test_features_of_hardly_any_variance(layer, backend, faint):
     assert (ours >= 0).all()
     # The literal form rounds its features themselves, to 1e-7 of 255.
     assert ((ours - exact).abs() <= 1e-4 * exact + 1e-8).all()
+    if faint != 'ramp':  # there nothing but rounding is left, in every form
+        compare(module, x.unsqueeze(0), backend, torch.float32)
 
 
 @every_form
@@ -255,6 +257,24 @@ def test_keeps_only_the_input_for_backward(layer, backend, training):
     assert (
         sum(sizes.values()) > 4 * 9 * x.numel()
     )  # what the literal form keeps
+
+
+@receptive_field_forms
+def test_norm_without_a_count_of_batches(layer, backend):
+    """As ``nn.BatchNorm2d`` takes it: with a momentum it needs none."""
+    module = make(layer, CASES[0], True)
+    x = torch.randn(2, 6, 9, 11)
+    expected = copy.deepcopy(module)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.num_batches_tracked = None
+    with use_backend(backend):
+        assert torch.equal(module(x), expected(x))
+    for (key, ours), theirs in zip(
+        module.named_buffers(),
+        [v for k, v in expected.named_buffers() if 'num_batches' not in k],
+    ):
+        assert torch.equal(ours, theirs), key
 
 
 @receptive_field_forms

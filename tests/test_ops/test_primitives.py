@@ -259,6 +259,26 @@ def test_opcheck(name, last):
     torch.library.opcheck(op(f'{name}_backward'), (*grads, *args))
 
 
+@pytest.mark.parametrize('smooth', [False, True])
+def test_opcheck_of_moments_that_may_be_summed_again(smooth):
+    """In the second channel, whose features are second differences."""
+    x = torch.randn(2, 2, 9, 21)
+    weight = torch.randn(2, 9, 9)
+    weight[1] = 0
+    weight[1, :, 3:6] = torch.tensor([1.0, -2, 1])
+    if smooth:
+        x[:, 1] = torch.arange(21) ** 1.01
+    geometry = [list(pair) for pair in Window((3, 3))]
+    run = torch.ops.mmrfa.rf_exact_moments.default
+    args = x.requires_grad_(), weight, 1e-5, *geometry
+    torch.library.opcheck(run, args)
+    _, covariance = run(*args)
+    _, exact = plain('rf_moments')(x.double(), *geometry)
+    error = (covariance - exact).abs().amax((1, 2)) / exact.abs().amax((1, 2))
+    assert error[0] < 1e-5
+    assert (error[1] < 1e-12) == smooth
+
+
 @pytest.mark.parametrize('name', [*FORMS, *NAMES])
 def test_channels_last_stays(name):
     args = inputs(name, WINDOWS[1], last=True)

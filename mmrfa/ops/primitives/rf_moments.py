@@ -12,8 +12,6 @@ from mmrfa.ops.common.window import Window, like_input, receptive_field
 from mmrfa.ops.primitives.define import define, differentiable, gradients
 
 _WINDOW = 'int[2] kernel, int[2] stride, int[2] padding, int[2] dilation'
-
-
 # A variance below this part of what its products may add up to is not taken
 # from sums in float32, whose rounding is some 1e-7 of that.
 _LEAST = 1e-3
@@ -38,10 +36,10 @@ def rf_moments(
     return _exact_moments(x, weight.detach(), eps, *window)
 
 
-def exact(
+def _exact(
     x: Tensor, weight: Tensor, eps: float, *window
 ) -> tuple[Tensor, Tensor]:
-    """As exact as the variance of the features needs them."""
+    """Moments as exact as the variance of the features needs them."""
     mean, covariance = _moments(x, *window)
     seen = _seen(x, Window(*window))
     if not all(seen):  # a constant zero, of no variance whatever the rounding
@@ -142,7 +140,7 @@ _moments = define(
 _exact_moments = define(
     f'rf_exact_moments(Tensor x, Tensor weight, float eps, {_WINDOW}) -> '
     '(Tensor mean, Tensor covariance)',
-    exact,
+    _exact,
     _fake_exact,
     _keep,
     _backward,
