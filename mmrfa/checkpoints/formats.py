@@ -44,6 +44,25 @@ def read_checkpoint(file: BinaryIO, map_location: Location = 'cpu') -> object:
     return _Older(file, map_location).read()
 
 
+def read_outline(file: BinaryIO) -> object:
+    """Read what torch.save wrote, without the numbers in its tensors.
+
+    Args:
+        file (BinaryIO): the whole file, at its start.
+
+    Returns:
+        object: what was saved, its tensors on the device ``meta``; None for
+        the format before torch 1.6, where they are in the way.
+
+    Raises:
+        Exception: as :func:`read_checkpoint`; numbers are not looked at.
+    """
+    if not zipfile.is_zipfile(file):
+        return None
+    file.seek(0)
+    return _Outline(file, 'cpu').read()
+
+
 def read_pickle(path: str | Path) -> object:
     """Read a file of Python's pickle, of tensors and plain values.
 
@@ -135,6 +154,13 @@ class _Archive(_Storages):
         if default is not None and name not in self.names:
             return default
         return self.archive.read(f'{self.root}/{name}')  # checks the CRC
+
+
+class _Outline(_Archive):
+    """The same, each storage as large and without numbers."""
+
+    def read_storage(self, key: str, size: int) -> torch.UntypedStorage:
+        return torch.UntypedStorage(size, device='meta')
 
 
 class _Older(_Storages):

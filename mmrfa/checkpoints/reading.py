@@ -1,5 +1,6 @@
 """Reading checkpoints without running code from them."""
 
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -9,13 +10,20 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from mmrfa.checkpoints.formats import Location, read_checkpoint, read_pickle
+from mmrfa.checkpoints.formats import (
+    Location,
+    read_checkpoint,
+    read_outline,
+    read_pickle,
+)
 from mmrfa.checkpoints.unpickling import Refused
 from mmrfa.errors import InputError
 
 TRUST = 'MMRFA_TRUST_CHECKPOINT'
 # Where the text of the settings stands once MMEngine cannot run it.
 SETTINGS = 'settings_text'
+# Where, among what MMEngine's message hub holds, the time a run began stands.
+BEGUN = 'run_begun'
 
 
 def is_trusted() -> bool:
@@ -86,6 +94,28 @@ def load_checkpoint(
             f'checkpoint {name}: expected a dict, got {type(content).__name__}'
         )
     return content if is_trusted() else _without_programs(content)
+
+
+def begin_of_run(path: str | Path) -> float:
+    """Read when the run of a checkpoint began; resuming is no begin.
+
+    Args:
+        path (str | Path): the file; its weights are not read.
+
+    Returns:
+        float: seconds since 1970, 0 where the file does not tell, as those
+        of MMEngine, and infinity where it cannot be read.
+    """
+    try:
+        with Path(path).open('rb') as file:
+            content = read_outline(file)
+        begun = content['message_hub']['runtime_info'].get(BEGUN, 0)
+        number = isinstance(begun, int | float) and not math.isnan(begun)
+        return float(begun) if number else 0.0
+    except (KeyError, TypeError, AttributeError):
+        return 0.0
+    except Exception:  # foreign bytes make unpickling raise anything
+        return math.inf
 
 
 def load_predictions(path: str | Path) -> object:

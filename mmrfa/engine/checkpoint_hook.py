@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmrfa.checkpoints.fit import check_finite
+from mmrfa.checkpoints.reading import BEGUN
 from mmrfa.checkpoints.writing import remove_parts, write_whole
 from mmrfa.errors import InputError
 
 # Saved in an epoch that a signal ended.
-BEGUN = 'epoch_{}_iter_{}.pth'
+IN_EPOCH = 'epoch_{}_iter_{}.pth'
 
 
 class WholeFileBackend(LocalBackend):
@@ -62,6 +64,8 @@ class KeepingCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if is_main_process() and '://' not in self.out_dir:
             remove_parts(self.out_dir)
+        if not runner._resume:
+            runner.message_hub.update_info(BEGUN, time.time())
         source = self._here(runner._load_from) if runner._resume else None
         if source and _is_one_file(source, runner._load_from):
             self.last_ckpt, self.saved_iter = source, runner.iter
@@ -119,7 +123,7 @@ class KeepingCheckpointHook(CheckpointHook):
     def _remove_begun_epochs(self, iteration: int) -> None:
         """What signals left in epochs that others have passed since."""
         for name in list(self.file_backend.list_dir_or_file(self.out_dir)):
-            found = re.fullmatch(BEGUN.format(r'\d+', r'(\d+)'), name)
+            found = re.fullmatch(IN_EPOCH.format(r'\d+', r'(\d+)'), name)
             if found and int(found[1]) < iteration:
                 self._remove(self._join(name))
 
@@ -138,7 +142,7 @@ class KeepingCheckpointHook(CheckpointHook):
             meta = dict(epoch=epoch, iter=iteration)
             if self.by_epoch:
                 _check_weights(runner, iteration)
-                name = BEGUN.format(epoch, iteration)
+                name = IN_EPOCH.format(epoch, iteration)
                 self._save_as(runner, name, meta)
             else:
                 self._save_checkpoint_with_step(runner, iteration, meta)

@@ -11,7 +11,11 @@ from torch import Tensor
 
 from mmrfa.checkpoints.fit import check_finite, check_resumable
 from mmrfa.checkpoints.mmengine_loaders import ReadAhead
-from mmrfa.checkpoints.reading import SETTINGS, load_checkpoint_file
+from mmrfa.checkpoints.reading import (
+    SETTINGS,
+    begin_of_run,
+    load_checkpoint_file,
+)
 from mmrfa.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +47,8 @@ def find_whole_checkpoint(
 ) -> tuple[str | None, list[str]]:
     """Find the newest whole checkpoint of a work dir.
 
+    Runs that began there later come first, whatever the numbers of steps.
+
     Args:
         config (Config): of the run; its work dir may have been moved.
         reader (ReadAhead): gives out what was read here.
@@ -55,7 +61,7 @@ def find_whole_checkpoint(
         InputError: there are checkpoints, but none is whole.
     """
     skipped = []
-    found = sorted(_candidates(config), key=_age, reverse=True)
+    found = sorted(checkpoints_of(config), key=_age, reverse=True)
     for path in map(str, found):
         try:
             content = load_checkpoint_file(path)
@@ -314,7 +320,15 @@ def _kind(name: object) -> str:
     return getattr(name, '__name__', str(name).strip('\'"')).split('.')[-1]
 
 
-def _candidates(config: 'Config') -> set[Path]:
+def checkpoints_of(config: 'Config') -> set[Path]:
+    """Find the checkpoints of a work dir, all but the best ones.
+
+    Args:
+        config (Config): of the run.
+
+    Returns:
+        set[Path]: files, whatever is in them.
+    """
     hooks = config.get('default_hooks') or {}
     out_dir = (hooks.get('checkpoint') or {}).get('out_dir')
     folders = [Path(config.work_dir)]
@@ -336,10 +350,11 @@ def _candidates(config: 'Config') -> set[Path]:
     return paths
 
 
-def _age(path: Path) -> tuple[list[int], float]:
+def _age(path: Path) -> tuple[float, list[int], float]:
     # epoch_2 < epoch_2_iter_300 < epoch_3; times do not survive a copy.
     numbers = re.findall(r'(?:epoch|iter)_(\d+)', path.stem)
-    return [int(n) for n in numbers], path.stat().st_mtime
+    begun = begin_of_run(path)
+    return begun, [int(n) for n in numbers], path.stat().st_mtime
 
 
 def changes(before: str, now: str) -> list[str]:

@@ -23,6 +23,7 @@ from mmrfa.engine.resuming import (
     check_average,
     check_optimizer_state,
     check_schedule_state,
+    checkpoints_of,
     find_whole_checkpoint,
     inexact_parts,
 )
@@ -172,6 +173,17 @@ class Checked:
                 check_fits_somewhere(content, model, path)
         if train and not self.resume_from:
             check_pretrained(model, reader)
+            self._note_earlier(config)
+
+    def _note_earlier(self, config: 'Config') -> None:
+        names = sorted(path.name for path in checkpoints_of(config))
+        if names:
+            self.notes.append(
+                f'{config.work_dir} holds {len(names)} checkpoints of earlier '
+                f'runs ({names[0]} ...); this one starts at 0 and takes the '
+                'place of those of equal names. --resume goes on from the '
+                'last one, another --work-dir keeps them apart.'
+            )
 
     def _note_inexact(self, config: 'Config', content: dict) -> None:
         keys = ('train_dataloader', 'custom_hooks')

@@ -15,6 +15,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 from mmrfa.checkpoints import writing
 from mmrfa.checkpoints.mmengine_loaders import ReadAhead
+from mmrfa.checkpoints.reading import begin_of_run
 from mmrfa.checkpoints.writing import write_whole
 from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
 from mmrfa.engine.lock import lock_work_dir
@@ -108,6 +109,37 @@ def test_wherever_the_folder_is(work, tmp_path) -> None:
         assert find(epochs)[0] == str(epochs / f'{name}.pth')
         (epochs / f'{name}.pth').unlink()
     assert find(epochs) == (None, [])
+
+
+def test_those_of_the_run_that_began_last(work) -> None:
+    """An earlier, longer run in the same folder is another run."""
+    folder, find = work
+    later = state(2)
+    later['message_hub']['runtime_info'] = dict(run_begun=5.0)
+    torch.save(later, folder / 'iter_2.pth')
+    assert find()[0] == str(folder / 'iter_2.pth')
+    for strange in math.nan, 'x', None, [7]:
+        later['message_hub']['runtime_info'] = dict(run_begun=strange)
+        torch.save(later, folder / 'iter_2.pth')
+        assert find()[0] == str(folder / 'iter_10.pth')
+
+
+def test_an_earlier_run_in_the_same_folder(sample_root, tmp_path) -> None:
+    train(segmentation(sample_root, tmp_path, end=4))
+    config = segmentation(sample_root, tmp_path, end=2)
+    config.log_level = 'INFO'
+    train(config)
+    (log,) = tmp_path.glob('*/*.log')
+    assert f'{tmp_path} holds 1 checkpoints of earlier runs' in log.read_text()
+    names = sorted(path.name for path in tmp_path.glob('*.pth'))
+    assert names == ['iter_2.pth', 'iter_4.pth']
+    found = find_whole_checkpoint(config, ReadAhead())
+    assert found == (str(tmp_path / 'iter_2.pth'), [])
+    # Going on is no new run: what it saves comes after what it began with.
+    train(segmentation(sample_root, tmp_path, end=3), resume=True)
+    begun = {begin_of_run(path) for path in tmp_path.glob('iter_[23].pth')}
+    assert len(begun) == 1
+    assert begin_of_run(tmp_path / 'iter_4.pth') < begun.pop()
 
 
 def test_none_is_whole(work) -> None:
