@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -130,11 +131,14 @@ def _is_finite(number: object) -> bool:
     return isinstance(number, int | float) and math.isfinite(number)
 
 
-def look_at_coco(path: str) -> list[str]:
-    """Look at the ids of a file of COCO annotations.
+def look_at_coco(path: str, classes: Sequence[str] = ()) -> list[str]:
+    """Look at the ids and categories of a file of COCO annotations.
 
     Args:
         path (str): the file.
+        classes (Sequence[str]): those of the data set, which takes its
+            labels from the order in the file and leaves out the boxes of
+            all others; none are not compared. Defaults to ().
 
     Returns:
         list[str]: what is wrong with it.
@@ -158,6 +162,12 @@ def look_at_coco(path: str) -> list[str]:
         twice = [key for key, count in Counter(ids).items() if count > 1]
         if twice:
             problems.append(f'{name}: ids that occur twice: {twice[:5]}')
+    names = [entry.get('name') for entry in content['categories']]
+    if classes and [name for name in names if name in classes] != [*classes]:
+        problems.append(
+            f'categories: expected the classes {", ".join(classes)} in this '
+            f'order, got {", ".join(map(str, names))}'
+        )
     for entry in content['annotations']:
         box = entry.get('bbox', [])
         if not isinstance(box, list) or not all(map(_is_finite, box)):

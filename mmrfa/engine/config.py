@@ -1,6 +1,8 @@
 """Reading configs and making them fit the machine."""
 
+import difflib
 import importlib
+import inspect
 import os
 import traceback
 from pathlib import Path
@@ -22,6 +24,16 @@ SCOPES = {
     'mmpretrain': 'mmpretrain.models',
     'mmyolo': 'mmrfa.models.mmyolo',
 }
+# What MMEngine takes from a config, beside the arguments of its Runners.
+BESIDE_RUNNER = (
+    'activation_checkpointing',
+    'compile',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn',
+)
 # What launchers set.
 VARIABLES = dict(
     pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
@@ -82,13 +94,36 @@ def load_config(path: str, options: dict | None = None) -> 'Config':
         raise InputError(
             f'config {path}: cannot be read: {reason(error)}'
         ) from error
+    before = {*config}
     try:
         config.merge_from_dict(options or {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f'--cfg-options: does not fit config {path}: {reason(error)}'
         ) from error
+    _check_names(options or {}, before, config)
     return config
+
+
+def _check_names(options: dict, before: set[str], config: 'Config') -> None:
+    """Refuse options that nothing would look at."""
+    from mmengine.runner import FlexibleRunner, Runner
+
+    if config.get('runner_type') not in (None, 'Runner', 'FlexibleRunner'):
+        return  # it may look for anything
+    known = before | {
+        *inspect.signature(Runner).parameters,
+        *inspect.signature(FlexibleRunner).parameters,
+        *BESIDE_RUNNER,
+    }
+    for name in dict.fromkeys(key.partition('.')[0] for key in options):
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            raise InputError(
+                f'--cfg-options: expected settings of config '
+                f'{config.filename} or of MMEngine, got {name}, which is '
+                'neither' + ''.join(f'; did you mean {c}?' for c in close)
+            )
 
 
 def reason(error: BaseException) -> str:

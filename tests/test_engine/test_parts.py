@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS, MODELS, init_default_scope
@@ -285,6 +286,17 @@ def test_ids_that_occur_twice(sample_root, tmp_path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match='images: ids that occur twice'):
         train(detection(tmp_path / 'data', tmp_path / 'work'))
+    assert not (tmp_path / 'work').exists()
+
+
+def test_class_of_another_name(sample_root, tmp_path) -> None:
+    """COCO's reader would leave out its boxes, and shift the labels."""
+    config = detection(sample_root, tmp_path / 'work')
+    classes = list(CocoDataset.METAINFO['classes'])
+    classes[36] = 'dragon'
+    config.train_dataloader.dataset.metainfo = dict(classes=classes)
+    with pytest.raises(InputError, match='classes person, .*dragon.*got pers'):
+        train(config)
     assert not (tmp_path / 'work').exists()
 
 

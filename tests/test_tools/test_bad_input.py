@@ -91,6 +91,11 @@ def test_config_file(fails, tmp_path, name, content, expected) -> None:
             ['--cfg-options', 'KEY.ENTRY=VALUE'],
         ),
         ('model=3', ['expected a model', 'got 3']),
+        (
+            'optim_wraper.optimizer.lr=1',
+            ['got optim_wraper', 'did you mean optim_wrapper?'],
+        ),
+        ('zzz=1', ['got zzz, which is neither']),
         ('param_scheduler.7.type=a', ['--cfg-options', str(TINY_SEG)]),
     ],
 )

@@ -125,6 +125,13 @@ def test_boxes_and_ids(tmp_path) -> None:
     ):
         path.write_text(json.dumps({**good, key: value}))
         assert reason in look_at_coco(str(path))[0]
+    kinds = [dict(id=3, name='a'), dict(id=1, name='b'), dict(id=2, name='c')]
+    path.write_text(json.dumps(dict(good, categories=kinds)))
+    for right in ('a', 'b', 'c'), ('a', 'c'), ():
+        assert look_at_coco(str(path), right) == []
+    for wrong in ('a', 'B'), ('b', 'a'), ('a', 'b', 'c', 'd'):
+        (line,) = look_at_coco(str(path), wrong)
+        assert f'classes {", ".join(wrong)} in this order, got a, b, c' in line
 
 
 def test_flat_but_whole(tmp_path) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 from mmrfa.checkpoints.writing import check_folder, check_target
@@ -74,16 +75,18 @@ def check(loader: str, settings: dict, show_dir: str | None) -> int:
     listed = Path(
         settings.get('data_root') or '', settings.get('ann_file') or ''
     )
-    if listed.suffix == '.json' and (wrong := look_at_coco(str(listed))):
-        suspicious[str(listed)] = wrong
+    of_coco = [str(listed)] if listed.suffix == '.json' else []
     try:
         dataset = DATASETS.build(dict(settings, pipeline=[], lazy_init=False))
     except Exception as error:  # it can raise anything
-        lines = [str(error), *suspicious.get(str(listed), [])]
+        lines = [str(error), *chain(*map(look_at_coco, of_coco))]
         raise InputError(
             f'{loader}: cannot be read: {"; ".join(lines)}'
         ) from (error)
     classes = dataset.metainfo.get('classes') or ()
+    for path in of_coco:
+        if wrong := look_at_coco(path, classes):
+            suspicious[path] = wrong
     for index in range(len(dataset)) if show_dir else ():
         path = dataset.get_data_info(index)['img_path']
         check_target(path, small(path, show_dir))
