@@ -18,6 +18,7 @@ try:
     from mmrfa.engine.cli import (
         add_config_arguments,
         add_trust,
+        one_line,
         parse_args,
         run_tool,
     )
@@ -27,11 +28,14 @@ except ModuleNotFoundError as error:
     sys.exit(f'error: {error}; install mmrfa (README.md), or use .venv/bin')
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     """Run the tool.
 
     Args:
         argv (list[str] | None): arguments; None reads the command line.
+
+    Returns:
+        int: exit status; 1 where images were left out.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser)
@@ -85,19 +89,22 @@ def main(argv: list[str] | None = None) -> None:
     model = load_any(config, args.checkpoint, device)
     predictor = Predictor(config, model)
     outputs = Outputs(args.out, config, model.dataset_meta, source, args.score)
-    count = predict(predictor, source, outputs, args.batch_size)
+    count, lost = predict(predictor, source, outputs, args.batch_size)
     print(f'{count} images: {args.out}')
-    if source.count is not None and count < source.count:
+    for error in lost:
+        print(f'left out: {one_line(error)}', file=sys.stderr)
+    if source.count is not None and count + len(lost) < source.count:
         print(
             f'{args.input}: could be read up to image {count} of '
             f'{source.count}',
             file=sys.stderr,
         )
+    return int(bool(lost))
 
 
 def predict(
     predictor: Predictor, source: Source, outputs: Outputs, batch_size: int
-) -> int:
+) -> tuple[int, list[InputError]]:
     """Predict and write, with a progress bar on stderr.
 
     Args:
@@ -107,22 +114,30 @@ def predict(
         batch_size (int): images at once.
 
     Returns:
-        int: number of images. Ctrl-C ends a camera's stream in good order.
+        tuple[int, list[InputError]]: number of images, and what is wrong
+        with those that cannot be read. Ctrl-C ends a camera's stream in good
+        order.
+
+    Raises:
+        InputError: none can be read.
     """
     from mmengine.utils import ProgressBar
 
+    lost = []
     bar = ProgressBar(source.count or 0, file=sys.stderr)
     with outputs:
         try:
-            for prediction in predictor(source, batch_size):
+            for prediction in predictor(source, batch_size, lost):
                 outputs.write(prediction)
                 bar.update()
+            if lost and not bar.completed:
+                raise lost[0]
         except KeyboardInterrupt:
             if source.count is not None:
                 raise
         finally:
             print(file=sys.stderr)  # behind the bar
-    return bar.completed
+    return bar.completed, lost
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """Test a checkpoint with the test data and metrics of its config."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -111,13 +112,23 @@ def draw_predictions(config, args: argparse.Namespace) -> None:
         args (Namespace): ``show``, ``show_dir`` and ``wait_time``.
 
     Raises:
-        InputError: no such hook in the package of the config, or no folder
-            to write to.
+        InputError: no such hook in the package of the config, no display,
+            or no folder to write to.
     """
     if _scope(config) not in DRAWING:
         raise InputError(
             '--show and --show-dir: expected default_scope '
             f'{" or ".join(DRAWING)} in the config, got {_scope(config)}'
+        )
+    displays = 'DISPLAY', 'WAYLAND_DISPLAY'
+    if (
+        args.show
+        and sys.platform == 'linux'
+        and not any(os.environ.get(name) for name in displays)
+    ):
+        raise InputError(
+            '--show: expected a display ($DISPLAY), found none; --show-dir '
+            'writes the pictures to a folder'
         )
     kind, folder = DRAWING[_scope(config)]
     # Every image: during training these hooks draw one in fifty.

@@ -73,7 +73,10 @@ class Predictor:
         }
 
     def __call__(
-        self, frames: Iterable[Frame], batch_size: int = 1
+        self,
+        frames: Iterable[Frame],
+        batch_size: int = 1,
+        unreadable: list[InputError] | None = None,
     ) -> Iterator[Prediction]:
         """Predict, in the order of the images.
 
@@ -83,6 +86,9 @@ class Predictor:
         Args:
             frames (Iterable[Frame]): the images.
             batch_size (int): at most so many at once. Defaults to 1.
+            unreadable (list[InputError] | None): takes what is wrong with
+                files that are no whole images; they are left out. None: the
+                first one is raised. Defaults to None.
 
         Yields:
             Prediction: one an image.
@@ -92,7 +98,14 @@ class Predictor:
         """
         batch: list[tuple] = []
         for frame in frames:
-            image, data = self.read(frame)
+            try:
+                loaded = self._load(frame)
+            except InputError as error:
+                if unreadable is None:
+                    raise
+                unreadable.append(error)
+                continue
+            image, data = self._prepare(frame, loaded)
             full = len(batch) == batch_size
             if batch and (full or _size(batch[-1][2]) != _size(data)):
                 yield from self._run(batch)
@@ -114,14 +127,21 @@ class Predictor:
         Raises:
             InputError: not a whole image, or a pipeline that fails on it.
         """
+        return self._prepare(frame, self._load(frame))
+
+    def _load(self, frame: Frame) -> dict:
         data = dict(img_path=frame.file, img_id=0)
+        if frame.pixels is not None:
+            size = frame.pixels.shape[:2]
+            return dict(
+                data, img=frame.pixels, img_shape=size, ori_shape=size
+            )
         with naming(self.config, PIPELINE, f'fails on {frame.file}'):
-            if frame.pixels is None:
-                data = self.load(data)
-            else:
-                size = frame.pixels.shape[:2]
-                data.update(img=frame.pixels, img_shape=size, ori_shape=size)
-            image = data['img']
+            return self.load(data)
+
+    def _prepare(self, frame: Frame, data: dict) -> tuple['np.ndarray', dict]:
+        image = data['img']
+        with naming(self.config, PIPELINE, f'fails on {frame.file}'):
             return image, self.prepare(data)
 
     def _run(self, batch: list[tuple]) -> Iterator[Prediction]:

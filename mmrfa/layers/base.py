@@ -164,6 +164,16 @@ class AttentionConv2d(nn.Module):
             self.register_parameter('bias', None)
         self._reset_conv()
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """As of ``nn.Module``, which would hide a child behind a property."""
+        found = getattr(type(self), name, None)
+        if isinstance(found, property) and found.fset is None:
+            raise InputError(
+                f'{type(self).__name__}: expected another name than {name}, '
+                'which every operator has as a property'
+            )
+        super().__setattr__(name, value)
+
     @property
     def taps(self) -> int:
         """K, number of taps of the kernel."""

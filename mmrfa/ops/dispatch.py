@@ -32,6 +32,8 @@ _forced: tuple[str | None, str] = (
     os.environ.get('MMRFA_BACKEND') or None,
     'environment variable MMRFA_BACKEND',
 )
+# What was said so far and still holds; the last one counts.
+_said = [_forced]
 
 
 class Form(NamedTuple):
@@ -80,6 +82,8 @@ def operator(reference: Callable, **faster: Form) -> Callable:
 
     @wraps(reference)
     def call(*args, backend: str | None = None, **kwargs):
+        if not args and 'x' not in kwargs:
+            return reference(**kwargs)  # says what is missing
         name = _checked(backend, 'backend') or forced_backend()
         # What torch.jit records shall mean the same everywhere, and count
         # the operations of the equations.
@@ -112,8 +116,9 @@ def use_backend(name: str | None) -> Iterator[None]:
     """Insist on one form inside a ``with`` block, in every thread.
 
     Takes precedence over ``MMRFA_BACKEND``; the former choice is restored on
-    exit, also after an exception. Programs recorded by ``torch.jit.trace``
-    hold the reference form all the same.
+    exit, also after an exception. Of blocks of several threads the one that
+    was entered last counts, until it ends. Programs recorded by
+    ``torch.jit.trace`` hold the reference form all the same.
 
     Args:
         name (str | None): one of ``mmrfa.ops.BACKENDS``; None lets every
@@ -123,12 +128,13 @@ def use_backend(name: str | None) -> Iterator[None]:
         InputError: unknown name.
     """
     global _forced
-    before = _forced
-    _forced = _checked(name, 'backend'), 'backend'
+    own = _forced = _checked(name, 'backend'), 'backend'
+    _said.append(own)
     try:
         yield
     finally:
-        _forced = before
+        del _said[next(i for i, other in enumerate(_said) if other is own)]
+        _forced = _said[-1]
 
 
 def forced_backend() -> str | None:

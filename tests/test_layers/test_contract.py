@@ -368,3 +368,13 @@ def test_the_input_by_name():
         window=layer.window,
     )
     assert torch.equal(rfa_conv2d(x=x, **options), rfa_conv2d(x, **options))
+
+
+def test_a_child_that_a_property_would_hide():
+    class Named(RFAConv):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.conv = torch.nn.Conv2d(3, 3, 1)
+
+    with pytest.raises(InputError, match='Named: .*another name than conv'):
+        Named(3, 4, 3)

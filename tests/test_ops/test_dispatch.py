@@ -64,6 +64,22 @@ def test_every_thread_is_told(double):
         assert pool.submit(double, 1).result() == ('reference', 2)
 
 
+def test_blocks_that_overlap(double):
+    """As those of two threads do."""
+    one, two = use_backend('reference'), use_backend('fast')
+    one.__enter__()
+    two.__enter__()
+    one.__exit__(None, None, None)
+    assert double(1)[0] == forced_backend() == 'fast'
+    two.__exit__(None, None, None)
+    assert forced_backend() is None
+
+
+def test_no_input():
+    with pytest.raises(TypeError, match="rfa_conv2d.*'x'"):
+        mmrfa.ops.rfa_conv2d(window=None)
+
+
 @pytest.mark.parametrize(
     ('name', 'answer'),
     [

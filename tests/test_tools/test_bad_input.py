@@ -223,6 +223,13 @@ def test_options_of_test(fails, trained) -> None:
     assert 'default_scope mmseg' in line
 
 
+def test_pictures_without_a_display(fails, trained, monkeypatch) -> None:
+    for name in 'DISPLAY', 'WAYLAND_DISPLAY':
+        monkeypatch.delenv(name, raising=False)
+    line = fails('test.py', TINY_SEG, trained / 'iter_6.pth', '--show')
+    assert '--show: expected a display' in line
+
+
 def test_outputs_of_test(fails, trained, tmp_path) -> None:
     """Before the test, not behind hours of it."""
     kept = tmp_path / 'net.pkl'

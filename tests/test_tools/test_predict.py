@@ -186,6 +186,21 @@ def test_bad_input_is_one_line(call, seg_checkpoint, photos, tmp_path, capsys):
         assert not out.exists()
 
 
+def test_a_damaged_one_among_others(
+    call, seg_checkpoint, photos, tmp_path, capsys
+):
+    """Of a thousand photographs the others are looked at."""
+    (photos / '1a.jpg').write_bytes(b'no image')
+    out = tmp_path / 'out'
+    status = call('predict.py', SEG, seg_checkpoint, photos, '--out', out)
+    said = capsys.readouterr()
+    assert status == 1
+    assert f'3 images: {out}' in said.out
+    assert 'left out: ' in said.err and '1a.jpg: expected an im' in said.err
+    assert 'could be read up to' not in said.err
+    assert list(masks_of(out)) == ['0.png', '1.png', '2.png']
+
+
 @pytest.mark.parametrize('name', ['clip.mp4', 'overlays/a.jpg', 'masks/a.png'])
 def test_what_is_read_is_not_replaced(
     call, seg_checkpoint, tmp_path, capsys, name

@@ -103,7 +103,8 @@ def backbone_config(args: argparse.Namespace) -> 'Config':
     backbone = dict(type=args.backbone, depth=args.depth)
     if args.attention_conv is not None:
         backbone['attention_conv'] = dict(type=args.attention_conv)
-    return Config(dict(model=backbone))
+    # The name stands in messages.
+    return Config(dict(model=backbone), cfg_text='#', filename='--backbone')
 
 
 if __name__ == '__main__':
