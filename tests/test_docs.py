@@ -4,6 +4,8 @@ import ast
 import importlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -84,6 +86,7 @@ READ_BY = {
     'own-data': {
         'import ': 'test_tools/test_own_data.py',
         '_base_': 'test_tools/test_own_data.py',
+        'assigner': 'test_tools/test_own_data.py',
     },
     'weights': {'init_cfg = dict(': 'test_the_start_of_a_config_is_known'},
     'CONTRIBUTING': {'MyConv': 'test_own_operator_and_its_test_run'},
@@ -155,7 +158,7 @@ def test_programs_run(page, code, request):
     said = re.findall(r'([\d,]+) parameters', code)
     assert said == counts[: len(said)]
     if 'RFAResNet' in code:
-        assert len(said) == 2
+        assert len(said) == 3
 
 
 def test_plan_prints_what_is_shown(capsys):
@@ -183,14 +186,17 @@ def test_exact_starts_are_those_of_the_committed_run(script):
 def test_own_operator_and_its_test_run(tmp_path, monkeypatch):
     operator, test = blocks('CONTRIBUTING', 'MyConv')
     (tmp_path / 'my_conv.py').write_text(operator)
-    monkeypatch.syspath_prepend(tmp_path)
-    names = {}
-    try:
-        exec(compile(test, 'CONTRIBUTING', 'exec'), names)
-        names['TestMyConv']().test_starts_as_a_convolution()
-        assert MODELS.get('MyConv') is names['MyConv']
-    finally:
-        MODELS.module_dict.pop('MyConv', None)
+    (tmp_path / 'test_my_conv.py').write_text(test)
+    monkeypatch.setenv('PYTHONPATH', str(REPO))
+    found = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', 'test_my_conv.py'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout
+    assert re.search(r'^\d\d passed', found.stdout, re.M)
 
 
 def test_experiment_runs():

@@ -133,9 +133,7 @@ class Predictor:
         data = dict(img_path=frame.file, img_id=0)
         if frame.pixels is not None:
             size = frame.pixels.shape[:2]
-            return dict(
-                data, img=frame.pixels, img_shape=size, ori_shape=size
-            )
+            return dict(data, img=frame.pixels, img_shape=size, ori_shape=size)
         with naming(self.config, PIPELINE, f'fails on {frame.file}'):
             return self.load(data)
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmrfa.engine.config import load_config
+from mmrfa.engine.config import import_scope, load_config
+from mmrfa.engine.run import build_model
 
 from .tool_calls import REPO
 
 PAGE = (REPO / 'docs/own-data.md').read_text()
-LISTS, SEG, DET, CLS = re.findall(r'^```python\n(.*?)^```', PAGE, re.M | re.S)
+LISTS, SEG, DET, YOLO, CLS = re.findall(
+    r'^```python\n(.*?)^```', PAGE, re.M | re.S
+)
 (COMMANDS,) = re.findall(r'^```bash\n(.*?)^```', PAGE, re.M | re.S)
 # What is written for an hour, done in seconds.
 SHORT = (
@@ -96,6 +99,21 @@ def test_detection_and_classification(tmp_path):
     head = config.model.roi_head.bbox_head
     assert head.num_classes == len(config.classes)
     assert config.val_evaluator.ann_file == 'data/mine/annotations/val.json'
+
+    *rest, _ = DET.splitlines(keepends=True)
+    base = 'yolov8/yolov8_n-rfa_1xb8-40e_bccd.py'
+    text = ''.join(rest).replace(
+        'faster_rcnn/faster-rcnn_r18-rfa_fpn_1xb4-36e_bccd.py', base
+    )
+    assert base in text
+    four = text.replace("'kite')", "'kite', 'sun')") + YOLO
+    write_config(four, tmp_path / 'yolo.py')
+    config = load_config(str(tmp_path / 'yolo.py'))
+    import_scope(config)
+    model = build_model(config)
+    assert model.bbox_head.num_classes == model.bbox_head.assigner.num_classes
+    assert model.bbox_head.num_classes == 4
+    assert config.train_dataloader.dataset.data_root == 'data/mine/'
 
     write_config(CLS, tmp_path / 'cls.py')
     config = load_config(str(tmp_path / 'cls.py'))

@@ -63,6 +63,8 @@ def test_commands_name_configs_that_exist(call, capsys):
     assert call(TOOL, '--commands') == 0
     out = capsys.readouterr().out
     lines = [shlex.split(line, comments=True) for line in out.splitlines()]
+    named = [Path(words[2]).stem for words in lines if words]
+    assert len(named) == len(set(named))
     lines = {Path(words[2]).stem: words for words in lines if words}
     for words in lines.values():
         assert (REPO / words[1]).is_file() and (REPO / words[2]).is_file()

@@ -142,19 +142,19 @@ def commands(tables: list[PaperTable], configs: dict[str, Path]) -> str:
         configs (dict[str, Path]): files of the zoo by name.
 
     Returns:
-        str: a shell script, a comment before each command.
+        str: a shell script, a comment before each command; none twice.
     """
     text = '# Other seeds: change the number in both places.\n'
+    listed = {None}
     for table in tables:
         text += f'\n# {table.title}\n'
-        listed = {None}
         for row in rows(table, configs):
             text += f'# {row.model}, {row.conv}'
             text += '\n' if row.config else ': no config here\n'
             for name in (row.plain, row.config):
                 if name not in listed:
                     text += command(configs[name]) + '\n'
-            listed |= {row.plain, row.config}
+                listed.add(name)
     return text
 
 
