@@ -13,7 +13,6 @@ on the test split, once.
 
 import argparse
 import os
-import re
 import shlex
 import sys
 from dataclasses import replace
@@ -190,6 +189,7 @@ def jobs_of(study, args: argparse.Namespace, configs: dict[str, Path]) -> list:
         read_records,
         used_config,
     )
+    from mmrfa.results.zoo import processes_of
 
     known = list(study.forms)
     wanted = args.forms or known
@@ -242,12 +242,6 @@ def read_options(pieces: list[str]) -> dict:
     add_cfg_options(parser)
     words = ['--cfg-options', *pieces] if pieces else []
     return parse_args(parser, words).cfg_options or {}
-
-
-def processes_of(config: str) -> int:
-    """How many processes a recipe wants, by the name of its config."""
-    named = re.search(r'_(\d+)xb\d+', config)
-    return int(named[1]) if named else 8  # OpenMMLab's 1x
 
 
 def next_command(job, options: list[str]) -> list[str] | None:

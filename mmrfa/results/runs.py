@@ -15,23 +15,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmrfa.errors import InputError
+from mmrfa.results.zoo import processes_of
 
 SCALARS = 'vis_data/scalars.json'
 CONFIG = 'vis_data/config.py'
 # Parts of a config that decide what a run reaches.
 RECIPE = (
     'model',
+    'data_preprocessor',
     'train_dataloader',
     'val_dataloader',
     'val_evaluator',
     'train_cfg',
     'optim_wrapper',
     'param_scheduler',
+    'default_hooks.param_scheduler',
     'custom_hooks',
 )
 # What in them belongs to the machine instead.
 MACHINE = {
-    'ann_file',
     'backend_args',
     'data_root',
     'num_workers',
@@ -145,7 +147,8 @@ def collect_runs(
                     config=name,
                     seed=_seed(used, place),
                     metrics=metrics,
-                    changes=_changes(used, read_config(configs[name])),
+                    changes=_changes(used, read_config(configs[name]))
+                    + _other_processes(place, name),
                 )
             )
     # Run folders are named by their time; work dirs are not.
@@ -258,6 +261,15 @@ def length(used: dict, place: Path) -> int:
     return length
 
 
+def _other_processes(place: Path, name: str) -> tuple[str, ...]:
+    """Of another number the images of a step are more, or fewer."""
+    for log in sorted(place.glob('*.log')):
+        found = re.search(r'^ +GPU number: (\d+)$', log.read_text(), re.M)
+        if found and int(found[1]) != processes_of(name):
+            return (f'{found[1]} processes instead of {processes_of(name)}',)
+    return ()
+
+
 def _seed(used: dict, place: Path) -> int | None:
     """The seed of the config; else the one MMEngine drew and logged."""
     seed = (used.get('randomness') or {}).get('seed')
@@ -314,6 +326,8 @@ def recipe(config: dict) -> dict[str, object]:
     def walk(node: object, key: str) -> None:
         if isinstance(node, dict) and node:
             for name, child in node.items():
+                if name == 'ann_file' and isinstance(child, str):
+                    child = Path(child).name  # the folder is the machine's
                 if name not in MACHINE:
                     walk(child, f'{key}.{name}')
         elif isinstance(node, list | tuple) and node:
@@ -324,6 +338,12 @@ def recipe(config: dict) -> dict[str, object]:
             found[key] = list(node) if isinstance(node, tuple) else node
 
     for name in RECIPE:
-        if config.get(name) is not None:
-            walk(config[name], name)
+        node = config
+        for part in name.split('.'):
+            node = (node or {}).get(part)
+        if node is not None:
+            walk(node, name)
+    scale = config.get('auto_scale_lr') or {}
+    if scale.get('enable'):
+        walk(scale, 'auto_scale_lr')
     return found

@@ -66,6 +66,14 @@ class Entry:
     order: tuple
 
 
+def processes_of(name: str) -> int:
+    """How many processes a recipe wants, by the name of its config."""
+    named = re.search(r'_(\d+)xb\d+', name)
+    if named:
+        return int(named[1])
+    return 8 if re.search(r'_\d+x_', name) else 1  # OpenMMLab's 1x
+
+
 def config_files(repository: Path) -> dict[str, Path]:
     """Find the configs of the zoo.
 

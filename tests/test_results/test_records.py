@@ -123,7 +123,9 @@ def test_digest_is_of_the_recipe(tmp_path):
     same = {
         'train_dataloader.num_workers': 7,
         'train_dataloader.dataset.data_root': 'elsewhere',
+        'val_dataloader.dataset.ann_file': 'ImageSets/elsewhere/val.txt',
         'default_hooks.logger.interval': 3,
+        'auto_scale_lr.base_batch_size': 64,
     }
     assert digest(used_config(path, same)) == plain
     for key, value in {
@@ -131,6 +133,10 @@ def test_digest_is_of_the_recipe(tmp_path):
         'model.backbone.attention_conv': dict(type='RFAConv'),
         'param_scheduler.1.end': 400,
         'train_dataloader.batch_size': 4,
+        'train_dataloader.dataset.ann_file': 'part.txt',
+        'default_hooks.param_scheduler': dict(type='Other'),
+        'data_preprocessor': dict(type='SegDataPreProcessor'),
+        'auto_scale_lr': dict(enable=True, base_batch_size=64),
     }.items():
         assert digest(used_config(path, {key: value})) != plain, key
     assert isinstance(used_config(path, {}), dict)

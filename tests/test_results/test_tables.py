@@ -186,6 +186,17 @@ def test_seed_that_was_drawn_is_in_the_log(tmp_path):
     assert [run.seed for run in runs] == [11, 12]
 
 
+def test_fewer_processes_are_another_recipe(tmp_path):
+    """A step of them sees fewer images than the config's name says."""
+    for number in 1, 4:
+        place = craft(tmp_path / f'{number}', R18, {'accuracy/top1': 1.0})
+        text = f'    Distributed launcher: pytorch\n    GPU number: {number}\n'
+        (place / 'x.log').write_text(text)
+    runs, _ = collect_runs(tmp_path, CONFIGS)
+    changes = {run.changes for run in runs}
+    assert changes == {(), ('1 processes instead of 4',)}
+
+
 def test_what_does_not_count_is_named(tmp_path):
     metrics = {'accuracy/top1': 70.0}
     craft(tmp_path / 'good', R18, metrics)

@@ -10,7 +10,6 @@ multiply-add for two operations, so do we. Nothing is trained for that.
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from mmrfa.results.published import PaperTable, paper_table, paper_tables
 from mmrfa.results.records import as_runs
 from mmrfa.results.runs import Run, collect_runs
 from mmrfa.results.tables import compare_costs, compare_scores, rows
-from mmrfa.results.zoo import config_files
+from mmrfa.results.zoo import config_files, processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -160,8 +159,7 @@ def commands(tables: list[PaperTable], configs: dict[str, Path]) -> str:
 
 def command(path: Path) -> str:
     """The command that trains a config on the GPUs that its name says."""
-    gpus = re.search(r'_(\d+)xb\d+', path.stem)
-    gpus = int(gpus[1]) if gpus else 8  # OpenMMLab's 1x
+    gpus = processes_of(path.stem)
     path = path.relative_to(ROOT)
     start = f'python tools/train.py {path}'
     if gpus > 1:
