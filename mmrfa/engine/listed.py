@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from PIL import ExifTags, Image
+
 from mmrfa.datasets.checked_backend import reads_files
 from mmrfa.datasets.inspection import look_at_coco
 from mmrfa.errors import InputError
@@ -18,6 +20,10 @@ LIMIT = 20_000
 # Size of a file of COCO annotations that is read once more, in bytes: also
 # about a second.
 COCO_LIMIT = 64 << 20
+# Images whose headers are read, about so many.
+HEADERS = 500
+# Orientations that exchange height and width.
+_QUARTER_TURNS = 5, 6, 7, 8
 
 
 def check_listed(config: 'Config', key: str, dataset: 'Dataset') -> None:
@@ -60,6 +66,50 @@ def check_listed(config: 'Config', key: str, dataset: 'Dataset') -> None:
             raise InputError(
                 f'{begin} sound annotations, {part.ann_file}: {problem}'
             )
+
+
+def turned_images(config: 'Config', key: str, dataset: 'Dataset') -> list[str]:
+    """Find photographs that are turned away from under their boxes.
+
+    OpenMMLab's loaders turn an image as its EXIF says. Where the annotations
+    give the size as it is stored, the boxes are for that as well.
+
+    Args:
+        config (Config): of the run.
+        key (str): of the loader.
+        dataset (Dataset): built from it.
+
+    Returns:
+        list[str]: a line for the log, if there are any among some hundreds.
+    """
+    text = str(config[key])
+    if not reads_files(config[key]) or 'ignore_orientation' in text:
+        return []
+    found = [
+        info['img_path']
+        for part in _parts(dataset)
+        for index in range(0, len(part), max(1, len(part) // HEADERS))
+        if _is_turned(info := part.get_data_info(index))
+    ]
+    if not found:
+        return []
+    return [
+        f'{key}: EXIF turns {len(found)} images, {found[0]} ..., whose '
+        'annotations are of the size as stored; their boxes are wrong unless '
+        "LoadImageFromFile has color_type='color_ignore_orientation'"
+    ]
+
+
+def _is_turned(info: dict) -> bool:
+    annotated = info.get('width'), info.get('height')
+    if not info.get('instances') or annotated[0] == annotated[1]:
+        return False
+    try:
+        with Image.open(info['img_path']) as file:
+            turn = file.getexif().get(ExifTags.Base.Orientation, 1)
+            return turn in _QUARTER_TURNS and file.size == annotated
+    except Exception:  # Pillow raises whatever it meets; the run will tell
+        return False
 
 
 def _of_coco(part: 'Dataset') -> list[str]:

@@ -14,7 +14,7 @@ from mmrfa.engine.hooks import (
     check_monitors,
     check_visualizer,
 )
-from mmrfa.engine.listed import check_listed
+from mmrfa.engine.listed import check_listed, turned_images
 from mmrfa.engine.naming import naming
 from mmrfa.engine.schedules import check_schedules
 from mmrfa.engine.trial import try_testing, try_training
@@ -95,7 +95,7 @@ def check_parts(
     hooks = check_hooks(config)
     if train:
         _check_of_model(config, inner)
-    datasets, batches, loops, lengths = [], {}, {}, {}
+    datasets, batches, loops, lengths, notes = [], {}, {}, {}, []
     for stage in stages:
         loader, loop, _ = STAGES[stage]
         if config.get(loader) is None:
@@ -108,15 +108,16 @@ def check_parts(
             config, loader, kind
         )
         _check_classes(config, loader, dataset, inner)
+        notes += turned_images(config, loader, dataset)
         datasets.append((settings, dataset))
         if loops[stage].__module__.startswith('mmengine.'):
             batches[stage] = batch, evaluator
         if evaluator and getattr(dataset, 'metainfo', None):
             evaluator.dataset_meta = dataset.metainfo
-    wrapper, notes = None, []
+    wrapper = None
     if train:
         wrapper = _check_optimizer(config, inner)
-        notes = check_schedules(
+        notes += check_schedules(
             config, wrapper, loops['train'], lengths['train']
         )
         check_averages(config, hooks, inner)

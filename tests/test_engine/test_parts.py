@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,13 +14,20 @@ from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.registry import HOOKS, MODELS, init_default_scope
-from PIL import Image, ImageFile
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    MODELS,
+    init_default_scope,
+)
+from PIL import ExifTags, Image, ImageFile
 
+from mmrfa.datasets import check_images
 from mmrfa.engine import parts
 from mmrfa.engine.checkpoint_hook import KeepingCheckpointHook
 from mmrfa.engine.cli import user_message
 from mmrfa.engine.hooks import check_hooks
+from mmrfa.engine.listed import turned_images
 from mmrfa.errors import InputError
 
 from .tiny_runs import detection, segmentation, train
@@ -287,6 +295,47 @@ def test_ids_that_occur_twice(sample_root, tmp_path) -> None:
     with pytest.raises(InputError, match='images: ids that occur twice'):
         train(detection(tmp_path / 'data', tmp_path / 'work'))
     assert not (tmp_path / 'work').exists()
+
+
+def test_boxes_that_exif_turns_away_from(sample_root, tmp_path) -> None:
+    """Annotated as stored, read as turned: told, as no box looks wrong."""
+    shutil.copytree(sample_root, tmp_path / 'data')
+    config = detection(tmp_path / 'data', tmp_path / 'work', end=1)
+    init_default_scope('mmdet')
+    check_images(config)
+    loader = config.train_dataloader
+    dataset = DATASETS.build(loader.dataset)
+    path = Path(dataset.get_data_info(3)['img_path'])
+    with Image.open(path) as image:
+        stored = image.width, image.height // 2
+        wide, exif = image.resize(stored), image.getexif()
+    annotations = tmp_path / 'data/coco/annotations/instances_train2017.json'
+    content = json.loads(annotations.read_text())
+    (entry,) = (i for i in content['images'] if i['file_name'] == path.name)
+    for turn, size, color, told in (
+        (6, stored, 'color', True),
+        (6, stored[::-1], 'color', False),  # annotated as seen
+        (1, stored, 'color', False),
+        (6, stored, 'color_ignore_orientation', False),
+    ):
+        exif[ExifTags.Base.Orientation] = turn
+        wide.save(path, exif=exif)
+        entry.update(width=size[0], height=size[1])
+        annotations.write_text(json.dumps(content))
+        loader.dataset.pipeline[0].color_type = color
+        dataset = DATASETS.build(loader.dataset)
+        found = turned_images(config, 'train_dataloader', dataset)
+        assert len(found) == told
+        assert not told or f'EXIF turns 1 images, {path} ...' in found[0]
+    loader.dataset.pipeline[0].color_type = 'color'
+    exif[ExifTags.Base.Orientation] = 6
+    wide.save(path, exif=exif)
+    entry.update(width=stored[0], height=stored[1])
+    annotations.write_text(json.dumps(content))
+    config.log_level = 'INFO'
+    train(config)
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    assert 'train_dataloader: EXIF turns 1 images' in log.read_text()
 
 
 def test_class_of_another_name(sample_root, tmp_path) -> None:
