@@ -91,8 +91,6 @@ def main(argv: list[str] | None = None) -> int:
     outputs = Outputs(args.out, config, model.dataset_meta, source, args.score)
     count, lost = predict(predictor, source, outputs, args.batch_size)
     print(f'{count} images: {args.out}')
-    for error in lost:
-        print(f'left out: {one_line(error)}', file=sys.stderr)
     if source.count is not None and count + len(lost) < source.count:
         print(
             f'{args.input}: could be read up to image {count} of '
@@ -137,6 +135,8 @@ def predict(
                 raise
         finally:
             print(file=sys.stderr)  # behind the bar
+            for error in lost if bar.completed else ():
+                print(f'left out: {one_line(error)}', file=sys.stderr)
     return bar.completed, lost
 
 

@@ -57,10 +57,13 @@ def read_outline(file: BinaryIO) -> object:
     Raises:
         Exception: as :func:`read_checkpoint`; numbers are not looked at.
     """
-    if not zipfile.is_zipfile(file):
-        return None
+    if zipfile.is_zipfile(file):
+        file.seek(0)
+        return _Outline(file, 'cpu').read()
     file.seek(0)
-    return _Outline(file, 'cpu').read()
+    if file.read(1) != b'\x80':  # what a pickle starts with
+        raise Malformed('neither an archive nor a pickle')
+    return None
 
 
 def read_pickle(path: str | Path) -> object:

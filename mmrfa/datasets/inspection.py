@@ -131,14 +131,11 @@ def _is_finite(number: object) -> bool:
     return isinstance(number, int | float) and math.isfinite(number)
 
 
-def look_at_coco(path: str, classes: Sequence[str] = ()) -> list[str]:
-    """Look at the ids and categories of a file of COCO annotations.
+def look_at_coco(path: str) -> list[str]:
+    """Look at the ids of a file of COCO annotations.
 
     Args:
         path (str): the file.
-        classes (Sequence[str]): those of the data set, which takes its
-            labels from the order in the file and leaves out the boxes of
-            all others; none are not compared. Defaults to ().
 
     Returns:
         list[str]: what is wrong with it.
@@ -162,12 +159,6 @@ def look_at_coco(path: str, classes: Sequence[str] = ()) -> list[str]:
         twice = [key for key, count in Counter(ids).items() if count > 1]
         if twice:
             problems.append(f'{name}: ids that occur twice: {twice[:5]}')
-    names = [entry.get('name') for entry in content['categories']]
-    if classes and [name for name in names if name in classes] != [*classes]:
-        problems.append(
-            f'categories: expected the classes {", ".join(classes)} in this '
-            f'order, got {", ".join(map(str, names))}'
-        )
     for entry in content['annotations']:
         box = entry.get('bbox', [])
         if not isinstance(box, list) or not all(map(_is_finite, box)):
@@ -176,3 +167,37 @@ def look_at_coco(path: str, classes: Sequence[str] = ()) -> list[str]:
         if found not in known:
             problems.append(f'annotations: unknown {name} {found!r}')
     return problems
+
+
+def look_at_labels(
+    path: str, classes: Sequence[str], labels: dict[int, int]
+) -> list[str]:
+    """Compare the labels that mmdet makes of COCO's categories with classes.
+
+    It leaves out the boxes of all categories whose name is no class, and
+    numbers the others as they come in the file.
+
+    Args:
+        path (str): the file.
+        classes (Sequence[str]): of the data set.
+        labels (dict[int, int]): label by the id of a category, as read.
+
+    Returns:
+        list[str]: what is wrong.
+    """
+    categories = json.loads(Path(path).read_bytes())['categories']
+    names = {entry['id']: entry.get('name') for entry in categories}
+    for key, label in labels.items():
+        if [*classes][label : label + 1] != [names.get(key)]:
+            return [
+                'categories: expected the order of the classes, got label '
+                f'{label} for {names.get(key)}'
+            ]
+    others = [str(name) for name in names.values() if name not in classes]
+    lacking = [name for name in classes if name not in names.values()]
+    if lacking and others:
+        return [
+            f'categories: expected all classes, got none named {lacking[0]}, '
+            f'and {", ".join(others)[:60]}'
+        ]
+    return []

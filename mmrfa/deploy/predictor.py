@@ -135,7 +135,10 @@ class Predictor:
             size = frame.pixels.shape[:2]
             return dict(data, img=frame.pixels, img_shape=size, ori_shape=size)
         with naming(self.config, PIPELINE, f'fails on {frame.file}'):
-            return self.load(data)
+            loaded = self.load(data)
+        if loaded is None:  # with ignore_empty
+            raise InputError(f'{frame.file}: expected an image, got none')
+        return loaded
 
     def _prepare(self, frame: Frame, data: dict) -> tuple['np.ndarray', dict]:
         image = data['img']

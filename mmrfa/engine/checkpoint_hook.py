@@ -64,7 +64,10 @@ class KeepingCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if is_main_process() and '://' not in self.out_dir:
             remove_parts(self.out_dir)
-        if not runner._resume:
+        told = runner.cfg
+        named = told.get('resume') is True and told.get('load_from')
+        # Whoever names a checkpoint wants what follows from it from now on.
+        if named or not runner._resume:
             runner.message_hub.update_info(BEGUN, time.time())
         source = self._here(runner._load_from) if runner._resume else None
         if source and _is_one_file(source, runner._load_from):

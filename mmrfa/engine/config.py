@@ -24,7 +24,8 @@ SCOPES = {
     'mmpretrain': 'mmpretrain.models',
     'mmyolo': 'mmrfa.models.mmyolo',
 }
-# What MMEngine takes from a config, beside the arguments of its Runners.
+# What MMEngine and tools/test.py take from a config, beside the arguments of
+# Runners.
 BESIDE_RUNNER = (
     'activation_checkpointing',
     'compile',
@@ -33,6 +34,8 @@ BESIDE_RUNNER = (
     'model_wrapper_cfg',
     'runner_type',
     'sync_bn',
+    'tta_model',
+    'tta_pipeline',
 )
 # What launchers set.
 VARIABLES = dict(
@@ -106,7 +109,7 @@ def load_config(path: str, options: dict | None = None) -> 'Config':
 
 
 def _check_names(options: dict, before: set[str], config: 'Config') -> None:
-    """Refuse options that nothing would look at."""
+    """Refuse options of a name that stands nowhere."""
     from mmengine.runner import FlexibleRunner, Runner
 
     if config.get('runner_type') not in (None, 'Runner', 'FlexibleRunner'):

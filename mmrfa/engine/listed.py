@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import ExifTags, Image
 
 from mmrfa.datasets.checked_backend import reads_files
-from mmrfa.datasets.inspection import look_at_coco
+from mmrfa.datasets.inspection import look_at_coco, look_at_labels
 from mmrfa.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ LIMIT = 20_000
 COCO_LIMIT = 64 << 20
 # Images whose headers are read, about so many.
 HEADERS = 500
+# Of color_type: what leaves images as they are stored.
+AS_STORED = 'ignore_orientation', 'unchanged'
 # Orientations that exchange height and width.
 _QUARTER_TURNS = 5, 6, 7, 8
 
@@ -83,7 +85,7 @@ def turned_images(config: 'Config', key: str, dataset: 'Dataset') -> list[str]:
         list[str]: a line for the log, if there are any among some hundreds.
     """
     text = str(config[key])
-    if not reads_files(config[key]) or 'ignore_orientation' in text:
+    if not reads_files(config[key]) or any(name in text for name in AS_STORED):
         return []
     found = [
         info['img_path']
@@ -117,11 +119,13 @@ def _of_coco(part: 'Dataset') -> list[str]:
     kind = getattr(getattr(part, 'COCOAPI', None), '__name__', None)
     if kind != 'COCO':
         return []
-    classes = part.metainfo.get('classes', ())
+    classes = part.metainfo.get('classes') or ()
+    labels = getattr(part, 'cat2label', {})
     small = os.path.getsize(part.ann_file) <= COCO_LIMIT
-    if small or len(part.cat_ids) != len(classes):
-        return look_at_coco(part.ann_file, classes)
-    return []
+    problems = look_at_coco(part.ann_file) if small else []
+    if not problems and (small or len(labels) < len(classes)):
+        problems = look_at_labels(part.ann_file, classes, labels)
+    return problems
 
 
 def _parts(dataset: 'Dataset') -> Iterator['Dataset']:

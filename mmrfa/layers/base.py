@@ -170,7 +170,7 @@ class AttentionConv2d(nn.Module):
         if isinstance(found, property) and found.fset is None:
             raise InputError(
                 f'{type(self).__name__}: expected another name than {name}, '
-                'which every operator has as a property'
+                'which is a property'
             )
         super().__setattr__(name, value)
 

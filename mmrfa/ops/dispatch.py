@@ -8,8 +8,9 @@ the given arguments. On which device a form runs is torch's business.
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
+from threading import Lock
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ _forced: tuple[str | None, str] = (
 )
 # What was said so far and still holds; the last one counts.
 _said = [_forced]
+_LOCK = Lock()
 
 
 class Form(NamedTuple):
@@ -128,13 +130,21 @@ def use_backend(name: str | None) -> Iterator[None]:
         InputError: unknown name.
     """
     global _forced
-    own = _forced = _checked(name, 'backend'), 'backend'
-    _said.append(own)
+    own = _checked(name, 'backend'), 'backend'
+    with _alone():
+        _said.append(own)
+        _forced = own
     try:
         yield
     finally:
-        del _said[next(i for i, other in enumerate(_said) if other is own)]
-        _forced = _said[-1]
+        with _alone():
+            del _said[next(i for i, said in enumerate(_said) if said is own)]
+            _forced = _said[-1]
+
+
+def _alone() -> AbstractContextManager:
+    """Keep other threads out; compilers know no locks."""
+    return nullcontext() if is_compiling() else _LOCK
 
 
 def forced_backend() -> str | None:

@@ -27,19 +27,26 @@ RECIPE = (
     'val_dataloader',
     'val_evaluator',
     'train_cfg',
+    'val_cfg',
+    'sync_bn',
     'optim_wrapper',
     'param_scheduler',
-    'default_hooks.param_scheduler',
+    'default_hooks',
     'custom_hooks',
+    'auto_scale_lr.base_batch_size',
 )
-# What in them belongs to the machine instead.
+# What in them belongs to the machine instead, or to what is shown and kept.
 MACHINE = {
     'backend_args',
+    'checkpoint',
     'data_root',
+    'logger',
     'num_workers',
     'persistent_workers',
     'pin_memory',
     'prefetch_factor',
+    'timer',
+    'visualization',
 }
 
 
@@ -263,22 +270,25 @@ def length(used: dict, place: Path) -> int:
 
 def _other_processes(place: Path, name: str) -> tuple[str, ...]:
     """Of another number the images of a step are more, or fewer."""
-    for log in sorted(place.glob('*.log')):
-        found = re.search(r'^ +GPU number: (\d+)$', log.read_text(), re.M)
-        if found and int(found[1]) != processes_of(name):
-            return (f'{found[1]} processes instead of {processes_of(name)}',)
-    return ()
+    found = _logged(place, 'GPU number')
+    if found in (None, processes_of(name)):
+        return ()
+    return (f'{found} processes instead of {processes_of(name)}',)
 
 
 def _seed(used: dict, place: Path) -> int | None:
     """The seed of the config; else the one MMEngine drew and logged."""
     seed = (used.get('randomness') or {}).get('seed')
-    if seed is not None:
-        return seed
+    return _logged(place, 'seed') if seed is None else seed
+
+
+def _logged(place: Path, name: str) -> int | None:
+    """A number of the environment that MMEngine logs in front of a run."""
     for log in sorted(place.glob('*.log')):
-        match = re.search(r'^ +seed: (\d+)$', log.read_text(), re.MULTILINE)
-        if match:
-            return int(match[1])
+        text = log.read_text(errors='replace')
+        found = re.search(rf'^ +{name}: (\d+)$', text, re.MULTILINE)
+        if found:
+            return int(found[1])
     return None
 
 
@@ -321,13 +331,13 @@ def _changes(used: dict, ours: dict) -> tuple[str, ...]:
 
 def recipe(config: dict) -> dict[str, object]:
     """Leaves of what decides what a run reaches, by dotted key."""
-    found = {}
+    found, roots = {}, _roots(config)
 
     def walk(node: object, key: str) -> None:
         if isinstance(node, dict) and node:
             for name, child in node.items():
                 if name == 'ann_file' and isinstance(child, str):
-                    child = Path(child).name  # the folder is the machine's
+                    child = _below(roots, child)
                 if name not in MACHINE:
                     walk(child, f'{key}.{name}')
         elif isinstance(node, list | tuple) and node:
@@ -343,7 +353,21 @@ def recipe(config: dict) -> dict[str, object]:
             node = (node or {}).get(part)
         if node is not None:
             walk(node, name)
-    scale = config.get('auto_scale_lr') or {}
-    if scale.get('enable'):
-        walk(scale, 'auto_scale_lr')
     return found
+
+
+def _roots(node: object) -> set[str]:
+    """All folders of data that a config names."""
+    if isinstance(node, list | tuple):
+        return set().union(*map(_roots, node))
+    if not isinstance(node, dict):
+        return set()
+    found = node.get('data_root')
+    own = {found} if isinstance(found, str) and found else set()
+    return own.union(*map(_roots, node.values()))
+
+
+def _below(roots: set[str], file: str) -> str:
+    """A file without the folder of its data, where that begins its name."""
+    inner = [file[len(root) :] for root in roots if file.startswith(root)]
+    return min(inner, key=len, default=file).lstrip('/')

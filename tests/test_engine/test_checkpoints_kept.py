@@ -118,6 +118,13 @@ def test_those_of_the_run_that_began_last(work) -> None:
     later['message_hub']['runtime_info'] = dict(run_begun=5.0)
     torch.save(later, folder / 'iter_2.pth')
     assert find()[0] == str(folder / 'iter_2.pth')
+    newer = folder / 'iter_4.pth'
+    for damage in b'', bytes(1000), (folder / 'iter_2.pth').read_bytes()[:-9]:
+        newer.write_bytes(damage)
+        path, skipped = find()
+        assert path == str(folder / 'iter_2.pth') and len(skipped) == 1
+        assert str(newer) in skipped[0]
+    newer.unlink()
     for strange in math.nan, 'x', None, [7]:
         later['message_hub']['runtime_info'] = dict(run_begun=strange)
         torch.save(later, folder / 'iter_2.pth')
@@ -129,8 +136,8 @@ def test_an_earlier_run_in_the_same_folder(sample_root, tmp_path) -> None:
     config = segmentation(sample_root, tmp_path, end=2)
     config.log_level = 'INFO'
     train(config)
-    (log,) = tmp_path.glob('*/*.log')
-    assert f'{tmp_path} holds 1 checkpoints of earlier runs' in log.read_text()
+    log = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert f'{tmp_path} holds 1 checkpoints of earlier runs' in log
     names = sorted(path.name for path in tmp_path.glob('*.pth'))
     assert names == ['iter_2.pth', 'iter_4.pth']
     found = find_whole_checkpoint(config, ReadAhead())
@@ -139,7 +146,14 @@ def test_an_earlier_run_in_the_same_folder(sample_root, tmp_path) -> None:
     train(segmentation(sample_root, tmp_path, end=3), resume=True)
     begun = {begin_of_run(path) for path in tmp_path.glob('iter_[23].pth')}
     assert len(begun) == 1
-    assert begin_of_run(tmp_path / 'iter_4.pth') < begun.pop()
+    earlier = tmp_path / 'iter_4.pth'
+    assert begin_of_run(earlier) < begun.pop()
+    # Unless somebody goes back to the earlier run, and on from there.
+    config = segmentation(sample_root, tmp_path, end=6)
+    config.load_from = str(earlier)
+    train(config, resume=True)
+    found = find_whole_checkpoint(config, ReadAhead())
+    assert found == (str(tmp_path / 'iter_6.pth'), [])
 
 
 def test_none_is_whole(work) -> None:

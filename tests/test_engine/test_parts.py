@@ -344,7 +344,7 @@ def test_class_of_another_name(sample_root, tmp_path) -> None:
     classes = list(CocoDataset.METAINFO['classes'])
     classes[36] = 'dragon'
     config.train_dataloader.dataset.metainfo = dict(classes=classes)
-    with pytest.raises(InputError, match='classes person, .*dragon.*got pers'):
+    with pytest.raises(InputError, match='label 36 for surfboard'):
         train(config)
     assert not (tmp_path / 'work').exists()
 

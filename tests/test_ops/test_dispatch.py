@@ -75,6 +75,24 @@ def test_blocks_that_overlap(double):
     assert forced_backend() is None
 
 
+def test_blocks_of_threads_leave_nothing():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def enter_and_leave(name: str) -> None:
+        for _ in range(300):
+            with use_backend(name):
+                pass
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(enter_and_leave, ['fused', 'reference'] * 2))
+    finally:
+        sys.setswitchinterval(before)
+    assert dispatch._forced is dispatch._said[-1]
+    assert len(dispatch._said) == 1
+
+
 def test_no_input():
     with pytest.raises(TypeError, match="rfa_conv2d.*'x'"):
         mmrfa.ops.rfa_conv2d(window=None)

@@ -123,9 +123,7 @@ def test_digest_is_of_the_recipe(tmp_path):
     same = {
         'train_dataloader.num_workers': 7,
         'train_dataloader.dataset.data_root': 'elsewhere',
-        'val_dataloader.dataset.ann_file': 'ImageSets/elsewhere/val.txt',
         'default_hooks.logger.interval': 3,
-        'auto_scale_lr.base_batch_size': 64,
     }
     assert digest(used_config(path, same)) == plain
     for key, value in {
@@ -135,12 +133,32 @@ def test_digest_is_of_the_recipe(tmp_path):
         'train_dataloader.batch_size': 4,
         'train_dataloader.dataset.ann_file': 'part.txt',
         'default_hooks.param_scheduler': dict(type='Other'),
+        'default_hooks.sampler_seed': None,
         'data_preprocessor': dict(type='SegDataPreProcessor'),
-        'auto_scale_lr': dict(enable=True, base_batch_size=64),
+        'auto_scale_lr.base_batch_size': 64,
+        'sync_bn': 'torch',
     }.items():
         assert digest(used_config(path, {key: value})) != plain, key
     assert isinstance(used_config(path, {}), dict)
     assert not isinstance(used_config(path, {}), Config)
+
+
+def test_digest_is_of_lists_below_the_data():
+    """Wherever the data lie; as the whole list or as a part of it."""
+    path = CONFIGS['yolov8_n_1xb8-40e_bccd']
+    plain = digest(used_config(path, {}))
+    elsewhere = {
+        f'{split}_dataloader.dataset.data_root': '/else/where'
+        for split in ('train', 'val', 'test')
+    }
+    name = 'val_evaluator.ann_file'
+    elsewhere[name] = '/else/where/annotations/instances_val.json'
+    assert digest(used_config(path, elsewhere)) == plain
+    elsewhere[name] = '/else/where/tenth/instances_val.json'
+    assert digest(used_config(path, elsewhere)) != plain
+    key = 'train_dataloader.dataset.ann_file'
+    part = {key: 'tenth/instances_train.json'}
+    assert digest(used_config(path, part)) != plain
 
 
 def test_options_that_do_not_fit():

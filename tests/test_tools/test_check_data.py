@@ -13,6 +13,7 @@ from mmrfa.datasets.inspection import (
     look_at_boxes,
     look_at_coco,
     look_at_image,
+    look_at_labels,
     look_at_mask,
 )
 
@@ -127,11 +128,22 @@ def test_boxes_and_ids(tmp_path) -> None:
         assert reason in look_at_coco(str(path))[0]
     kinds = [dict(id=3, name='a'), dict(id=1, name='b'), dict(id=2, name='c')]
     path.write_text(json.dumps(dict(good, categories=kinds)))
-    for right in ('a', 'b', 'c'), ('a', 'c'), ():
-        assert look_at_coco(str(path), right) == []
-    for wrong in ('a', 'B'), ('b', 'a'), ('a', 'b', 'c', 'd'):
-        (line,) = look_at_coco(str(path), wrong)
-        assert f'classes {", ".join(wrong)} in this order, got a, b, c' in line
+    for classes, reason in (
+        (('a', 'b', 'c'), None),
+        (('a', 'c'), None),
+        (('a', 'b', 'c', 'd'), None),  # no box of the last one
+        (('a', 'b', 'C'), 'got none named C, and c'),
+        (('b', 'a', 'c'), 'got label 0 for a'),
+        (('B', 'a', 'b'), 'got label 0 for a'),
+    ):
+        # As CocoDataset numbers them.
+        ids = [kind['id'] for kind in kinds if kind['name'] in classes]
+        labels = {key: label for label, key in enumerate(ids)}
+        found = look_at_labels(str(path), classes, labels)
+        assert len(found) == (reason is not None)
+        assert reason is None or reason in found[0]
+    labels = {1: 0, 3: 1}  # of a reader that sorts them
+    assert look_at_labels(str(path), ('b', 'a'), labels) == []
 
 
 def test_flat_but_whole(tmp_path) -> None:

@@ -12,6 +12,7 @@ from mmrfa.datasets.inspection import (
     look_at_boxes,
     look_at_coco,
     look_at_image,
+    look_at_labels,
     look_at_mask,
 )
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
@@ -85,7 +86,11 @@ def check(loader: str, settings: dict, show_dir: str | None) -> int:
         ) from (error)
     classes = dataset.metainfo.get('classes') or ()
     for path in of_coco:
-        if wrong := look_at_coco(path, classes):
+        wrong = look_at_coco(path)
+        if not wrong and classes:
+            labels = getattr(dataset, 'cat2label', {})
+            wrong = look_at_labels(path, classes, labels)
+        if wrong:
             suspicious[path] = wrong
     for index in range(len(dataset)) if show_dir else ():
         path = dataset.get_data_info(index)['img_path']
