@@ -113,8 +113,8 @@ def predict(
 
     Returns:
         tuple[int, list[InputError]]: number of images, and what is wrong
-        with those that cannot be read. Ctrl-C ends a camera's stream in good
-        order.
+        with those that cannot be read or drawn. Ctrl-C ends a camera's stream
+        in good order.
 
     Raises:
         InputError: none can be read.
@@ -126,7 +126,13 @@ def predict(
     with outputs:
         try:
             for prediction in predictor(source, batch_size, lost):
-                outputs.write(prediction)
+                try:
+                    outputs.write(prediction)
+                except InputError as error:
+                    if source.video is not None:
+                        raise
+                    lost.append(error)
+                    continue
                 bar.update()
             if lost and not bar.completed:
                 raise lost[0]

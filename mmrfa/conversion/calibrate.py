@@ -18,8 +18,8 @@ def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
     mode by the batch. With its moments in the norm, that changes little.
 
     Args:
-        model (nn.Module): a network with operators that start as plain
-            convolutions; changed in place, its outputs in eval mode stay.
+        model (nn.Module): a network with operators; changed in place, its
+            outputs in eval mode stay.
         batches (Iterable[Sample]): inputs of the network, such as training
             images (N, 3, H, W).
 
@@ -31,9 +31,9 @@ def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
     """
     sums: dict[AttentionConv2d, list] = {}
 
-    def add(operator: AttentionConv2d, inputs: tuple) -> None:
+    def add(operator: AttentionConv2d, args: tuple, kwargs: dict) -> None:
         # The input of the batch norm; fused forms do not call that module.
-        x = inputs[0]
+        x = args[0] if args else kwargs['input']
         x = x.unsqueeze(0) if x.dim() == 3 else x
         y = operator.feature(x).double()
         entry = sums.setdefault(operator, [0, 0, 0])
@@ -49,7 +49,10 @@ def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
     ]
     for operator in operators:
         check_whole(operator.feature_norm)
-    hooks = [each.register_forward_pre_hook(add) for each in operators]
+    hooks = [
+        each.register_forward_pre_hook(add, with_kwargs=True)
+        for each in operators
+    ]
     count = 0
     try:
         with evaluating(model):
@@ -61,9 +64,11 @@ def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
             hook.remove()
     for operator, (number, total, squares) in sums.items():
         norm = operator.feature_norm
-        floor = norm.bias - norm.running_mean
+        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+        shift = norm.bias - norm.running_mean * factor
         mean = total / number
         var = (squares / number - mean**2).clamp(min=0)
-        set_moments(norm, mean.to(floor), var.to(floor))
-        norm.bias.add_(floor)
+        set_moments(norm, mean.to(shift), var.to(shift))
+        norm.weight.mul_(factor)
+        norm.bias.mul_(factor).add_(shift)
     return count

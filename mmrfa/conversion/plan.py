@@ -225,7 +225,8 @@ def find(
     taken: list[tuple[Row, Site]] = []
     for row, site in zip(rows, sites):
         row.why = row.why or why_not(site.conv) or ties.why_not(site.conv)
-        read = traced.read & {f'{name}.weight' for name in site.names}
+        own = {f'{n}.{key}' for n in site.names for key in ('weight', 'bias')}
+        read = traced.read & own
         if read and not row.why:
             row.why = f'{min(read)} is read by others, too'
         if row.why:

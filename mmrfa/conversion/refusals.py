@@ -140,10 +140,12 @@ class Ties:
 
 
 def _parts(value: object) -> Iterable[object]:
-    """What a plain container has; anything else as it is."""
+    """What plain containers in each other have; anything else as it is."""
     if type(value) is dict:
-        return value.values()
-    return value if type(value) in (list, tuple) else (value,)
+        value = list(value.values())
+    if type(value) not in (list, tuple, set, frozenset):
+        return [value]
+    return [part for inner in value for part in _parts(inner)]
 
 
 def _tensors(module: nn.Module) -> Iterator[nn.Parameter]:

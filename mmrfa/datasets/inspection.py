@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,11 @@ def _flat_tail(pixels: np.ndarray) -> bool:
 
 
 def look_at_mask(
-    path: str, shape: tuple[int, int] | None, classes: int, ignored: int = 255
+    path: str,
+    shape: tuple[int, int] | None,
+    classes: int,
+    ignored: int = 255,
+    trained_as: Callable[[int], int] = int,
 ) -> tuple[Counter, list[str]]:
     """Decode a mask of class numbers.
 
@@ -71,6 +75,8 @@ def look_at_mask(
         shape (tuple[int, int] | None): height and width of its image.
         classes (int): how many there are.
         ignored (int): the number that is no class. Defaults to 255.
+        trained_as (Callable): what a number in the file becomes. Defaults to
+            the number itself.
 
     Returns:
         tuple[Counter, list[str]]: pixels of each number; what is wrong.
@@ -92,7 +98,9 @@ def look_at_mask(
             f'{shape[0]}x{shape[1]}'
         )
     found, counts = np.unique(numbers, return_counts=True)
-    pixels = Counter(dict(zip(found.tolist(), counts.tolist())))
+    pixels = Counter()
+    for number, count in zip(found.tolist(), counts.tolist()):
+        pixels[trained_as(number)] += count
     outside = [n for n in pixels if not 0 <= n < classes and n != ignored]
     if outside:
         problems.append(f'labels outside the {classes} classes: {outside[:5]}')

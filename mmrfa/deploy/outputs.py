@@ -83,6 +83,11 @@ class Outputs:
                 'in the checkpoint, or of the test data in the config, found '
                 'none'
             )
+        if self.scope == 'mmseg' and len(self.classes) > 256:
+            raise InputError(
+                f'config {config.filename}: expected 256 classes at most, as '
+                f'masks are of eight bits, got {len(self.classes)}'
+            )
         self.palette = _palette(meta.get('palette'), len(self.classes))
         self.drawer = REGISTRY.build(
             dict(type=VISUALIZERS[self.scope], name='predictions')
@@ -165,6 +170,8 @@ class Outputs:
             InputError: it cannot be drawn, such as on a single pixel.
         """
         frame, image, sample = prediction
+        with naming(self.config, 'visualizer', f'cannot draw {frame.file}'):
+            picture = self.overlay(prediction)
         self.images.append(
             dict(
                 id=len(self.images),
@@ -179,8 +186,6 @@ class Outputs:
             self._add_boxes(sample.pred_instances)
         else:
             self._add_label(frame.file, sample)
-        with naming(self.config, 'visualizer', f'cannot draw {frame.file}'):
-            picture = self.overlay(prediction)
         self._write_overlay(frame.name, picture)
 
     def overlay(self, prediction: Prediction) -> np.ndarray:

@@ -26,6 +26,22 @@ NAMINGS = (
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
+def names_of(files: list[Path]) -> list[str]:
+    """Give each file the shortest name that no other one has.
+
+    Of a.jpg and a.png neither may take the other's place.
+
+    Args:
+        files (list[Path]): none twice.
+    """
+    kinds = [[naming(path) for path in files] for naming in NAMINGS]
+    counts = [Counter(names) for names in kinds]
+    return [
+        next(name for name, count in zip(names, counts) if count[name] == 1)
+        for names in zip(*kinds)
+    ]
+
+
 class Frame(NamedTuple):
     """One image to look at.
 
@@ -121,12 +137,7 @@ class Source:
         return islice(every, self.limit and min(self.limit, sys.maxsize))
 
     def _images(self) -> Iterator[Frame]:
-        # The shortest name that no other image has: of a.jpg and a.png
-        # neither may take the other's place.
-        kinds = [[naming(p) for p in self.files] for naming in NAMINGS]
-        counts = [Counter(names) for names in kinds]
-        for path, *names in zip(self.files, *kinds):
-            name = next(n for n, c in zip(names, counts) if c[n] == 1)
+        for name, path in zip(names_of(self.files), self.files):
             yield Frame(name, str(path))
 
     def _frames(self) -> Iterator[Frame]:

@@ -252,11 +252,12 @@ class AttentionConv2d(nn.Module):
             self._check_own('a neutral start')
             self._neutral()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Run the operator.
 
         Args:
-            x (Tensor): (N, C, H, W) or (C, H, W).
+            input (Tensor): (N, C, H, W) or (C, H, W); named as that of
+                ``nn.Conv2d`` is.
 
         Returns:
             Tensor: (N, O, Ho, Wo) or (O, Ho, Wo), as ``nn.Conv2d`` gives.
@@ -265,10 +266,10 @@ class AttentionConv2d(nn.Module):
             InputError: wrong number of dimensions or channels, or an input
                 smaller than the dilated kernel.
         """
-        return run(self, x)
+        return run(self, input)
 
     @torch.no_grad()
-    def attention(self, x: Tensor) -> dict[str, Tensor]:
+    def attention(self, input: Tensor) -> dict[str, Tensor]:
         """Tell what the operator weighs by, from its reference equations.
 
         Of an operator this is one or more of:
@@ -290,7 +291,8 @@ class AttentionConv2d(nn.Module):
         that it depends on move, as in ``forward``.
 
         Args:
-            x (Tensor): (N, C, H, W) or (C, H, W), which stands for N = 1.
+            input (Tensor): (N, C, H, W) or (C, H, W), which stands for
+                N = 1.
 
         Returns:
             dict[str, Tensor]: by what it is a weight of, as listed.
@@ -299,7 +301,7 @@ class AttentionConv2d(nn.Module):
             InputError: an input that ``forward`` refuses, or an operator
                 that does not tell.
         """
-        x = x.unsqueeze(0) if x.dim() == 3 else x
+        x = input.unsqueeze(0) if input.dim() == 3 else input
         self._check_input(x)
         return self._attention(x)
 

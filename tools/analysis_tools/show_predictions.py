@@ -12,6 +12,7 @@ import numpy as np
 
 from mmrfa.checkpoints.reading import load_predictions
 from mmrfa.checkpoints.writing import check_folder, check_target
+from mmrfa.deploy.sources import names_of
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
 from mmrfa.engine.config import load_config
 from mmrfa.errors import InputError
@@ -39,10 +40,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     results = read_predictions(args.predictions)[: args.num]
     Path(args.out).mkdir(parents=True, exist_ok=True)
+    # An image that stands there twice gives the same picture twice.
+    images = list(dict.fromkeys(str(r['img_path']) for r in results))
+    names = dict(zip(images, names_of(list(map(Path, images)))))
     for result in results:
-        name = Path(str(result['img_path'])).stem + '.png'
-        check_target(str(result['img_path']), Path(args.out) / name)
-        draw(result, classes, palette, Path(args.out) / name)
+        image = str(result['img_path'])
+        target = Path(args.out) / f'{names[image]}.png'
+        check_target(image, target)
+        draw(result, classes, palette, target)
     print(f'{len(results)} pictures: {args.out}')
 
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections import Counter
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -107,7 +108,10 @@ def check(loader: str, settings: dict, show_dir: str | None) -> int:
         counts = Counter()
         if info.get('seg_map_path'):  # None in COCO's
             counts, more = look_at_mask(
-                info['seg_map_path'], shape, len(classes)
+                info['seg_map_path'],
+                shape,
+                len(classes),
+                trained_as=partial(trained_as, info),
             )
             wrong += more
         elif 'instances' in info:
@@ -126,6 +130,13 @@ def check(loader: str, settings: dict, show_dir: str | None) -> int:
     print(file=sys.stderr)
     report(loader, len(dataset), classes, shares, sizes, suspicious)
     return len(suspicious)
+
+
+def trained_as(info: dict, number: int) -> int:
+    """The label that mmseg's LoadAnnotations makes of a number in a mask."""
+    if info.get('reduce_zero_label'):
+        number = 255 if number in (0, 255) else number - 1
+    return (info.get('label_map') or {}).get(number, number)
 
 
 def small(path: str, folder: str) -> Path:

@@ -2,9 +2,12 @@
 
 import argparse
 import sys
+from pathlib import Path
 
+from mmrfa.checkpoints.writing import check_folder, check_target
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
-from mmrfa.engine.config import load_config
+from mmrfa.engine.config import SUFFIXES, load_config
+from mmrfa.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,9 +25,18 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parse_args(parser, argv)
     config = load_config(args.config, args.cfg_options)
-    print(config.pretty_text)
     if args.save_path is not None:
-        config.dump(args.save_path)
+        target = Path(args.save_path)
+        if target.suffix not in SUFFIXES:
+            raise InputError(
+                f'--save-path: expected a name that ends in '
+                f'{", ".join(SUFFIXES)}, got {target}'
+            )
+        check_target(args.config, target)
+        check_folder(target.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        config.dump(target)
+    print(config.pretty_text)
 
 
 if __name__ == '__main__':
