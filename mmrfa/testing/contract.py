@@ -126,6 +126,11 @@ class OperatorContract:
         with pytest.raises(RuntimeError):  # as nn.Conv2d
             layer(x.bfloat16())
 
+    def test_input_by_its_name(self):
+        layer = self.make(4, 6, 3)
+        x = torch.randn(2, 4, 9, 8)
+        assert torch.equal(layer.eval()(input=x), layer(x))
+
     def test_memory_layout(self):
         layer = self.make(4, 6, 3, 2, 1).double()
         x = torch.randn(2, 4, 9, 8).double()

@@ -464,16 +464,17 @@ def test_convolutions_that_are_held_elsewhere():
                 nn.Conv2d(3, 3, 3) for _ in range(4)
             )
             self.all = [self.one]
-            self.table = {'two': self.two}
+            self.table = {'both': [(self.two,), {self.four}]}
             self.bound = self.three.forward
-            four = self.four
+            self.five = nn.Conv2d(3, 3, 3)
+            four = self.five
             self.closure = lambda x: four(x)  # cannot be seen
 
         def forward(self, x):
             if x.sum() > 1e9:  # not for torch.fx
                 return x
             x = self.all[0](x.relu()).relu()
-            x = self.table['two'](x).relu()
+            x = self.table['both'][0][0](x).relu()
             return self.closure(self.bound(x).relu())
 
     net = Hides()
@@ -481,7 +482,8 @@ def test_convolutions_that_are_held_elsewhere():
     assert why(plan, 'one') == 'all refers to it, unregistered'
     assert why(plan, 'two') == 'table refers to it, unregistered'
     assert why(plan, 'three') == 'bound refers to it, unregistered'
-    refused(net, 'RFAConv', 'four to run where', where='four', sample=images())
+    assert why(plan, 'four') == 'table refers to it, unregistered'
+    refused(net, 'RFAConv', 'five to run where', where='five', sample=images())
     # nor that a weight is read by name, but the graph tells
 
     class Reads(nn.Sequential):
@@ -492,6 +494,30 @@ def test_convolutions_that_are_held_elsewhere():
     plan = plan_convs(net, 'CAMConv', where=1)
     assert why(plan, '0') == '0.weight is read by others, too'
     assert replaced(plan) == ['1']
+
+    class TakesOff(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) - self[1].bias.view(1, -1, 1, 1)
+
+    net = TakesOff(nn.SiLU(), nn.Conv2d(3, 3, 1))
+    plan = plan_convs(net, 'RFAConv', where=1)
+    assert why(plan, '1') == '1.bias is read by others, too'
+
+
+def test_calibrated_after_training():
+    """Whatever the norms do by then, in eval mode all stays."""
+    torch.manual_seed(3)
+    layer = RFAConv(3, 4, 3).double()
+    norm = layer.feature_norm
+    for values in norm.weight, norm.bias, norm.running_mean:
+        nn.init.normal_(values)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    layer.eval()
+    x = torch.rand(6, 3, 9, 8, dtype=torch.float64)
+    before = layer(x)
+    assert calibrate(layer, [dict(input=x)]) == 1
+    torch.testing.assert_close(layer(x), before, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.train()(x), before, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize('inplace', [False, True])

@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
+from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
 from mmrfa.datasets.inspection import (
@@ -17,7 +19,7 @@ from mmrfa.datasets.inspection import (
     look_at_mask,
 )
 
-from .tool_calls import REPO, TINY_SEG, error_of
+from .tool_calls import REPO, TINY_SEG, error_of, load_tool
 
 VOC = 'VOCdevkit/VOC2012'
 SPLITS = [f'{split}_dataloader.dataset.indices=6' for split in
@@ -144,6 +146,26 @@ def test_boxes_and_ids(tmp_path) -> None:
         assert reason is None or reason in found[0]
     labels = {1: 0, 3: 1}  # of a reader that sorts them
     assert look_at_labels(str(path), ('b', 'a'), labels) == []
+
+
+def test_labels_as_they_are_trained(tmp_path) -> None:
+    """With the first number taken out, or classes chosen, as mmseg does."""
+    path = tmp_path / 'a.png'
+    numbers = np.uint8([[0, 1, 2, 3, 255, 255]])
+    Image.fromarray(numbers).save(path)
+    tool = load_tool('misc/check_data.py')
+    for settings in (
+        dict(reduce_zero_label=True, label_map=None),
+        dict(reduce_zero_label=False, label_map={0: 255, 1: 1, 2: 0, 3: 255}),
+        dict(reduce_zero_label=False, label_map=None),
+    ):
+        info = dict(settings, seg_map_path=str(path), seg_fields=[])
+        trained = LoadAnnotations()(dict(info))['gt_seg_map']
+        wanted = dict(zip(*np.unique(trained, return_counts=True)))
+        pixels, wrong = look_at_mask(
+            str(path), (1, 6), 4, trained_as=partial(tool.trained_as, info)
+        )
+        assert pixels == wanted and wrong == []
 
 
 def test_flat_but_whole(tmp_path) -> None:

@@ -102,6 +102,12 @@ def test_predictions_beside_the_truth(show, tmp_path):
     result = dict(img_path=str(image), gt_sem_seg=labels, pred_sem_seg=labels)
     assert show('--num', 1, content=pickle.dumps([result] * 3)) == 0
     assert [p.name for p in (tmp_path / 'pictures').iterdir()] == ['photo.png']
+    other = tmp_path / 'photo.png'
+    Image.new('RGB', (16, 12)).save(other)
+    results = [result, dict(result, img_path=str(other))]
+    assert show(content=pickle.dumps(results)) == 0
+    names = {p.name for p in (tmp_path / 'pictures').iterdir()}
+    assert names == {'photo.png', 'photo.jpg.png', 'photo.png.png'}
 
 
 def test_bad_predictions_are_one_line(show, capsys):

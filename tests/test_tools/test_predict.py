@@ -191,12 +191,14 @@ def test_a_damaged_one_among_others(
 ):
     """Of a thousand photographs the others are looked at."""
     (photos / '1a.jpg').write_bytes(b'no image')
+    Image.new('RGB', (1, 1)).save(photos / '1b.png')  # cannot be drawn
     out = tmp_path / 'out'
     status = call('predict.py', SEG, seg_checkpoint, photos, '--out', out)
     said = capsys.readouterr()
     assert status == 1
     assert f'3 images: {out}' in said.out
     assert 'left out: ' in said.err and '1a.jpg: expected an im' in said.err
+    assert f'visualizer cannot draw {photos / "1b.png"}' in said.err
     assert 'could be read up to' not in said.err
     assert list(masks_of(out)) == ['0.png', '1.png', '2.png']
 

@@ -29,6 +29,19 @@ def test_print_config(call, capsys, tmp_path) -> None:
         assert config.train_cfg.max_iters > 1000  # inherited
 
 
+def test_a_config_is_not_replaced_by_itself(call, capsys, tmp_path) -> None:
+    own = tmp_path / 'own.py'
+    own.write_text(TINY_SEG.read_text())
+    for name, words in (
+        (own, 'another file to write than the one to read'),
+        (tmp_path / 'a.txt', 'a name that ends in .py'),
+        (own / 'a.py', 'own.py is not a folder'),
+    ):
+        status = call('misc/print_config.py', own, '--save-path', name)
+        assert words in error_of(status, capsys.readouterr().err)
+    assert own.read_text() == TINY_SEG.read_text()
+
+
 def counts(text: str) -> tuple[float, float]:
     """Parameters in M and GFLOPs of an output."""
     return (
