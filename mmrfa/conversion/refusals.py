@@ -1,6 +1,6 @@
 """What cannot be changed: networks as a whole, and single convolutions."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ _WRAPPERS = {
     'FSDPModule': 'a network before FSDP shards it',
     'DistributedDataParallel': 'a network before DistributedDataParallel',
 }
+_CONTAINERS = dict, list, tuple, set, frozenset
 _QUANTISED = 'torch.ao.', 'torch.nn.quantized', 'torch.nn.qat', 'torchao.'
 
 
@@ -139,13 +140,16 @@ class Ties:
         return None
 
 
-def _parts(value: object) -> Iterable[object]:
+def _parts(value: object) -> Iterator[object]:
     """What plain containers in each other have; anything else as it is."""
-    if type(value) is dict:
-        value = list(value.values())
-    if type(value) not in (list, tuple, set, frozenset):
-        return [value]
-    return [part for inner in value for part in _parts(inner)]
+    waiting, seen = [value], set()
+    while waiting:
+        part = waiting.pop()
+        if type(part) not in _CONTAINERS:
+            yield part
+        elif id(part) not in seen:
+            seen.add(id(part))
+            waiting += part.values() if type(part) is dict else part
 
 
 def _tensors(module: nn.Module) -> Iterator[nn.Parameter]:

@@ -369,5 +369,6 @@ def _roots(node: object) -> set[str]:
 
 def _below(roots: set[str], file: str) -> str:
     """A file without the folder of its data, where that begins its name."""
-    inner = [file[len(root) :] for root in roots if file.startswith(root)]
-    return min(inner, key=len, default=file).lstrip('/')
+    begins = [f'{root.rstrip("/")}/' for root in roots]
+    inner = [file.removeprefix(begin) for begin in begins]
+    return min(inner, key=len, default=file)

@@ -465,6 +465,7 @@ def test_convolutions_that_are_held_elsewhere():
             )
             self.all = [self.one]
             self.table = {'both': [(self.two,), {self.four}]}
+            self.table['itself'] = self.table
             self.bound = self.three.forward
             self.five = nn.Conv2d(3, 3, 3)
             four = self.five

@@ -41,10 +41,10 @@ def main(argv: list[str] | None = None) -> None:
     results = read_predictions(args.predictions)[: args.num]
     Path(args.out).mkdir(parents=True, exist_ok=True)
     # An image that stands there twice gives the same picture twice.
-    images = list(dict.fromkeys(str(r['img_path']) for r in results))
-    names = dict(zip(images, names_of(list(map(Path, images)))))
+    images = list(dict.fromkeys(Path(str(r['img_path'])) for r in results))
+    names = dict(zip(images, names_of(images)))
     for result in results:
-        image = str(result['img_path'])
+        image = Path(str(result['img_path']))
         target = Path(args.out) / f'{names[image]}.png'
         check_target(image, target)
         draw(result, classes, palette, target)
