@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
@@ -75,22 +77,26 @@ def test_blocks_that_overlap(double):
     assert forced_backend() is None
 
 
-def test_blocks_of_threads_leave_nothing():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+def test_blocks_of_threads_leave_nothing(monkeypatch):
+    """Each finds its own entry and takes it out before another one does."""
+
+    class Slow(list):
+        def __delitem__(self, index):
+            time.sleep(0.05)
+            super().__delitem__(index)
+
+    said = Slow(dispatch._said)
+    monkeypatch.setattr(dispatch, '_said', said)
+    inside = Barrier(3)
 
     def enter_and_leave(name: str) -> None:
-        for _ in range(300):
-            with use_backend(name):
-                pass
+        with use_backend(name):
+            inside.wait(10)
 
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(enter_and_leave, ['fused', 'reference'] * 2))
-    finally:
-        sys.setswitchinterval(before)
-    assert dispatch._forced is dispatch._said[-1]
-    assert len(dispatch._said) == 1
+    before = said[:]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(enter_and_leave, ['fused', 'reference', 'fused']))
+    assert said == before and dispatch._forced is before[-1]
 
 
 def test_no_input():
