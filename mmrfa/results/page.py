@@ -94,6 +94,7 @@ def render(
             f'{_joined(r.commit for r in mine)}. '
             f'`python tools/train_study.py {study.name}` trains it.\n\n'
             + table(study, records, steps.get(study.name))
+            + f'\n{findings(study, records, steps.get(study.name))}\n'
         )
         told = detectable(study, records)
         parts.append(f'\n{told}\n' if told else '')
@@ -200,10 +201,10 @@ def table(study: Study, records: list[Record], steps: dict | None) -> str:
         line = [form, len(scores), spread([*scores.values()])]
         line += [f'{r.params / 1e6:.3f}' for r in mine[:1]] or ['-']
         line += [f'{r.gflops:.3f}' for r in mine[:1]] or ['-']
-        for kind in 'seconds', 'peak_bytes':
-            found = steps[kind] if steps else {}
-            known = form in found and PLAIN in found
-            line.append(f'{found[form] / found[PLAIN]:.2f}' if known else '-')
+        line += [
+            '-' if ratio is None else f'{ratio:.2f}'
+            for ratio in over_plain(form, steps)
+        ]
         for other in others or [None]:
             cells = ['-'] * 5
             if other:
@@ -230,6 +231,68 @@ def told(found: Difference | None, planned: int) -> list[str]:
     if verdict != 'open' and len(found.values) < planned:
         verdict += ' so far'
     return [f'{found.mean:+.2f}', interval, count, verdict]
+
+
+def over_plain(form: str, steps: dict | None) -> list[float | None]:
+    """Time and memory of a step of a form, over those of a plain one."""
+    found = [
+        steps[kind] if steps else {} for kind in ('seconds', 'peak_bytes')
+    ]
+    return [
+        each[form] / each[PLAIN] if {form, PLAIN} <= set(each) else None
+        for each in found
+    ]
+
+
+def findings(study: Study, records: list[Record], steps: dict | None) -> str:
+    """What the differences of a study say, in sentences.
+
+    Args:
+        study (Study): the study.
+        records (list[Record]): rows of any study.
+        steps (dict | None): of the study, from :func:`read_steps`.
+
+    Returns:
+        str: Markdown, a point for each form that gained or lost, with what
+        it costs, and one for those that cannot be told from the form they
+        are compared with; of each such form, in turn.
+    """
+    by_other = {}
+    for form, others in twins(study).items():
+        for other in others:
+            found = difference(records, study.name, form, other)
+            if found and found.interval:
+                by_other.setdefault(other, {})[form] = found
+    metric = METRICS[study.metric].heading
+    lines = []
+    for other, forms in by_other.items():
+        for form, found in forms.items():
+            if found.verdict == 'open':
+                continue
+            does = 'gains' if found.verdict == 'better' else 'loses'
+            sign = 1 if found.verdict == 'better' else -1
+            low, high = sorted(sign * end for end in found.interval)
+            planned = min(study.forms[one].seeds for one in (form, other))
+            seeds = f'{len(found.values)} seeds'
+            if len(found.values) < planned:
+                seeds += f' of {planned}, so it may change'
+            line = (
+                f'{form} {does} {sign * found.mean:.2f} points of {metric} '
+                f'against {other} ({low:.2f} to {high:.2f}, {seeds})'
+            )
+            time, memory = over_plain(form, steps)
+            if other == PLAIN and form in TAGS and time is not None:
+                line += (
+                    f'; a step takes {time:.2f} times as long and '
+                    f'{memory:.2f} times the memory'
+                )
+            lines.append(line)
+        same = [f for f, found in forms.items() if found.verdict == 'open']
+        if same:
+            lines.append(f'not to be told from {other}: {", ".join(same)}')
+    return '\n'.join(f'- {line}' for line in lines) or (
+        '- nothing can be said before there are two seeds'
+    )
 
 
 def detectable(study: Study, records: list[Record]) -> str | None:

@@ -308,6 +308,38 @@ def test_tables_and_figures(tmp_path):
     assert widths[0] < widths[1]  # time stands beside the operations
 
 
+def test_findings_in_words():
+    """Of 2, 2 and 2.1 the mean is 2.03, the interval 4.303 / sqrt(3) sd."""
+    study = find_study('bccd_yolov5', CONFIGS)
+    scores = {
+        'plain': (10.0, 10.5, 11.0),
+        'RFAConv': (12.0, 12.5, 13.1),
+        'CAConv': (8.0, 8.5, 8.9),
+        'RFCAConv': (10.5, 10.0, 11.0),
+    }
+    records = [
+        row(study=study.name, form=form, seed=seed, test=value)
+        for form, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    steps = dict(
+        seconds=dict(plain=0.5, RFAConv=0.6, RFCAConv=1.0),
+        peak_bytes=dict(plain=100, RFAConv=101, RFCAConv=200),
+    )
+    assert page.findings(study, records, steps).splitlines() == [
+        '- CAConv loses 2.03 points of AP50 against plain '
+        '(1.89 to 2.18, 3 seeds)',
+        '- RFAConv gains 2.03 points of AP50 against plain '
+        '(1.89 to 2.18, 3 seeds); a step takes 1.20 times as long and 1.01 '
+        'times the memory',
+        '- not to be told from plain: RFCAConv',
+    ]
+    fewer = [r for r in records if r.seed < 2]
+    assert '2 seeds of 3, so it may' in page.findings(study, fewer, None)
+    assert 'times as long' not in page.findings(study, fewer, None)
+    assert 'nothing can be' in page.findings(study, fewer[::2], steps)
+
+
 def test_costs():
     """A fifth more steps of the same length take a fifth more time."""
     by_form = {
