@@ -89,6 +89,25 @@ def test_each_is_named(call, capsys, data, monkeypatch) -> None:
     assert pictures == {names[i] for i in (0, 1, 3)}
 
 
+def test_pictures_of_images_of_one_name(call, data, monkeypatch) -> None:
+    listed = data / VOC / 'ImageSets/Segmentation/train.txt'
+    name = listed.read_text().split()[0]
+    for folder, suffix in (
+        ('JPEGImages', 'jpg'),
+        ('SegmentationClass', 'png'),
+    ):
+        file = data / VOC / folder / f'{name}.{suffix}'
+        if suffix == 'png':
+            Image.fromarray(np.full_like(Image.open(file), 9)).save(file)
+        (file.parent / 'sub').mkdir()
+        shutil.copy(file, file.parent / 'sub')
+    listed.write_text(f'{name}\nsub/{name}\n')
+    monkeypatch.setenv('MMRFA_DATA_ROOT', str(data))
+    call('misc/check_data.py', TINY_SEG, '--show-dir', data / 'seen')
+    found = [p.stem for p in (data / 'seen').iterdir() if name in p.stem]
+    assert len(found) == 2 and any(f'sub_{name}' in stem for stem in found)
+
+
 def test_boxes_and_ids(tmp_path) -> None:
     box = dict(bbox_label=1, bbox=[1, 1, 5, 5])
     nan, inf = float('nan'), float('inf')

@@ -40,6 +40,11 @@ def test_curves_of_a_run_that_still_writes(curves, log, tmp_path, rest):
     assert width > 2 * height  # the loss and the mIoU, side by side
 
 
+def test_endings_in_capitals(curves, log, tmp_path):
+    assert curves('--out', tmp_path / 'b.PNG') == 0
+    assert Image.open(tmp_path / 'b.PNG').format == 'PNG'
+
+
 def test_damaged_logs_are_named(curves, log, capsys):
     lines = log.read_text().splitlines()
     log.write_text('\n'.join([lines[0][:9], *lines[1:]]))

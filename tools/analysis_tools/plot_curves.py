@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--out', help='picture (default: WORK_DIR/curves.png)')
     args = parse_args(parser, argv)
     out = Path(args.out or Path(args.work_dir) / 'curves.png')
-    if out.suffix not in SUFFIXES or out.is_dir():
+    if out.suffix.lower() not in SUFFIXES or out.is_dir():
         raise InputError(
             f'--out: expected a file that ends in {", ".join(SUFFIXES)}, got '
             f'{out}'

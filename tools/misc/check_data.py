@@ -16,6 +16,7 @@ from mmrfa.datasets.inspection import (
     look_at_labels,
     look_at_mask,
 )
+from mmrfa.deploy.sources import names_of
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
 from mmrfa.engine.config import import_scope, load_config
 from mmrfa.engine.naming import naming
@@ -93,9 +94,7 @@ def check(loader: str, settings: dict, show_dir: str | None) -> int:
             wrong = look_at_labels(path, classes, labels)
         if wrong:
             suspicious[path] = wrong
-    for index in range(len(dataset)) if show_dir else ():
-        path = dataset.get_data_info(index)['img_path']
-        check_target(path, small(path, show_dir))
+    pictures = small_pictures(dataset, show_dir) if show_dir else {}
     shares, sizes, names = Counter(), Counter(), Counter()
     bar = ProgressBar(len(dataset), file=sys.stderr)
     for index in range(len(dataset)):
@@ -124,8 +123,8 @@ def check(loader: str, settings: dict, show_dir: str | None) -> int:
             wrong.append('is listed twice')
         if wrong:
             suspicious.setdefault(path, []).extend(wrong)
-            if show_dir and pixels is not None:
-                save_small(pixels, small(path, show_dir))
+            if path in pictures and pixels is not None:
+                save_small(pixels, pictures[path])
         bar.update()
     print(file=sys.stderr)
     report(loader, len(dataset), classes, shares, sizes, suspicious)
@@ -139,9 +138,26 @@ def trained_as(info: dict, number: int) -> int:
     return (info.get('label_map') or {}).get(number, number)
 
 
-def small(path: str, folder: str) -> Path:
-    """Where the small picture of an image goes."""
-    return Path(folder) / f'{Path(path).stem}.jpg'
+def small_pictures(dataset, folder: str) -> dict[str, Path]:
+    """Where the small picture of each image goes.
+
+    Args:
+        dataset (BaseDataset): that lists the images.
+        folder (str): for the pictures.
+
+    Returns:
+        dict[str, Path]: by path of the image, no two the same.
+
+    Raises:
+        InputError: one would take the place of an image.
+    """
+    infos = map(dataset.get_data_info, range(len(dataset)))
+    images = list(dict.fromkeys(info['img_path'] for info in infos))
+    found = {}
+    for image, name in zip(images, names_of([*map(Path, images)])):
+        found[image] = Path(folder) / f'{name}.jpg'
+        check_target(image, found[image])
+    return found
 
 
 def save_small(pixels, target: Path) -> None:
