@@ -2,17 +2,14 @@
 
 import hashlib
 import json
-import platform
-import subprocess
 from datetime import date
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 
 from mmrfa.errors import InputError
-from mmrfa.openmmlab import DISTRIBUTIONS
 from mmrfa.results.costs import count, network
+from mmrfa.results.origin import commit, device, versions
 from mmrfa.results.pictures import keep_pictures
 from mmrfa.results.queue import Cost, Job, Place
 from mmrfa.results.records import (
@@ -33,7 +30,6 @@ from mmrfa.results.runs import (
     read_config,
     read_scalars,
 )
-from mmrfa.version import __version__
 
 TEST = 'test'  # folder of the last scoring, below the work dir
 
@@ -159,7 +155,7 @@ def finish(job: Job, cost: Cost, place: Place, results: Path) -> Record:
         cpu=device(),
         threads=place.threads,
         versions=versions(),
-        commit=commit(),
+        commit=' '.join(cost.commits) or commit(),
         config=job.form.config,
         options=json.dumps(options),
         recipe=digest(used_config(job.config, options)),
@@ -183,56 +179,3 @@ def cost_of(
 def sha256(path: Path) -> str:
     """Digest of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@cache
-def device() -> str:
-    """The GPU if there is one, else the CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    info = Path('/proc/cpuinfo')
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor()
-
-
-@cache
-def versions() -> str:
-    """Of Python, of this package and of what it stands on."""
-    found = [f'python {platform.python_version()}', f'mmrfa {__version__}']
-    for package, names in {'torch': ['torch'], **DISTRIBUTIONS}.items():
-        for name in [names] if isinstance(names, str) else names:
-            try:
-                found.append(f'{package} {metadata.version(name)}')
-            except metadata.PackageNotFoundError:
-                continue
-            break
-    return ', '.join(found)
-
-
-def commit() -> str:
-    """Of the clone as it is; with a + where files in it were changed.
-
-    ``unknown`` where git is missing, or does not keep this file.
-    """
-    if not _git('ls-files', '--error-unmatch', __file__):
-        return 'unknown'
-    head = _git('rev-parse', '--short=12', 'HEAD')
-    changed = _git('diff', 'HEAD', '--stat', '--', ':/mmrfa', ':/configs')
-    return head + ('+' if changed else '')
-
-
-def _git(*words: str) -> str:
-    """What git says of the folder of this file; nothing where it fails."""
-    try:
-        return subprocess.run(
-            ['git', '-C', str(Path(__file__).parent), *words],
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-    except OSError:
-        return ''

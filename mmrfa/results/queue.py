@@ -6,12 +6,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mmrfa.checkpoints.writing import write_whole
 from mmrfa.engine.stopping import StopSignals
 from mmrfa.errors import InputError
+from mmrfa.results.origin import commit
 from mmrfa.results.records import Record, slug
 from mmrfa.results.runs import SCALARS, read_scalars
 from mmrfa.results.studies import Form, Study
@@ -76,10 +77,13 @@ class Cost:
     Attributes:
         seconds (float): of wall time.
         peak_mb (float): most resident memory, MiB.
+        commits (list[str]): of the code at each start, where it was another
+            than before.
     """
 
     seconds: float = 0.0
     peak_mb: float = 0.0
+    commits: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, folder: Path) -> 'Cost':
@@ -126,6 +130,9 @@ class Running:
         """Start a command of it, all output into its log."""
         self.command = command
         self.job.work_dir.mkdir(parents=True, exist_ok=True)
+        if (now := commit()) not in self.cost.commits[-1:]:
+            self.cost.commits.append(now)
+            self.cost.write(self.job.work_dir)
         with (self.job.work_dir / LOG).open('a', encoding='utf-8') as log:
             self.logged = log.tell()
             # A session of its own: Ctrl-C reaches the queue alone, which

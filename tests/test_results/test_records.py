@@ -9,8 +9,8 @@ import pytest
 from mmengine.config import Config
 
 from mmrfa.errors import InputError
-from mmrfa.results import finishing
-from mmrfa.results.finishing import commit
+from mmrfa.results import origin
+from mmrfa.results.origin import commit
 from mmrfa.results.records import (
     add_record,
     as_runs,
@@ -179,15 +179,15 @@ def test_commit(monkeypatch, tmp_path):
         (*author, 'commit', '-q', '--no-gpg-sign', '-m', 'a'),
     ):
         subprocess.run(['git', '-C', tmp_path, *words], check=True)
-    monkeypatch.setattr(finishing, '__file__', str(file))
+    monkeypatch.setattr(origin, '__file__', str(file))
     clean = commit()
     assert re.fullmatch(r'[0-9a-f]{12}', clean)
     file.write_text('a = 2')
     assert commit() == f'{clean}+'
     other = file.with_name('other.py')  # as in an environment in a clone
     other.write_text('')
-    monkeypatch.setattr(finishing, '__file__', str(other))
+    monkeypatch.setattr(origin, '__file__', str(other))
     assert commit() == 'unknown'
-    monkeypatch.setattr(finishing, '__file__', str(file))
+    monkeypatch.setattr(origin, '__file__', str(file))
     monkeypatch.setenv('PATH', str(tmp_path))
     assert commit() == 'unknown'

@@ -63,8 +63,9 @@ def queue(tmp_path, sample_root, monkeypatch):
     return make
 
 
-def test_stopped_and_started_again(queue, tmp_path):
+def test_stopped_and_started_again(queue, tmp_path, monkeypatch):
     job, first = queue()
+    monkeypatch.setattr('mmrfa.results.queue.commit', lambda: 'one')
 
     def stop():
         while not any(line.get('step') == 1 for line in logged(job.work_dir)):
@@ -76,6 +77,7 @@ def test_stopped_and_started_again(queue, tmp_path):
     assert not trained(job)
     assert list(job.work_dir.glob('iter_*.pth'))
     assert read_records(tmp_path / 'results') == []
+    monkeypatch.setattr('mmrfa.results.queue.commit', lambda: 'another')
     assert queue()[1].run() == 0
     assert 'resumed' in (job.work_dir / 'queue.log').read_text()
     assert queue()[1].total == 0
@@ -94,6 +96,7 @@ def test_stopped_and_started_again(queue, tmp_path):
     scores = record.val, record.test
     assert scores_of(lines, 'miou') == pytest.approx(scores, abs=1e-4)
     assert record.steps == 6
+    assert record.commit == 'one another'  # the code of each start
     assert record.recipe == digest(used_config(TINY_SEG, OPTIONS))
     assert json.loads(record.options) == OPTIONS
     assert record.peak_mb > 100
