@@ -201,6 +201,13 @@ def test_runs_of_a_cpu_and_of_a_gpu():
         assert len(there) == count
         assert f'they are up to {most:.1f} points from the rows.' in words
     assert len(again) == 8
+    # Tuning on started as the repeats where it is of the same commit.
+    of_gpu = {r.commit for r in again if r.cpu == 'NVIDIA H200'}
+    tuned = [r for r in by_key.values() if r.study == 'camvid_finetune']
+    late = {(r.seed, r.form) for r in tuned if r.commit in of_gpu}
+    assert {form for seed, form in late if seed == 2} == {'RFCAConv'}
+    assert len([form for seed, form in late if seed == 3]) == 3
+    assert 'start as the repeat, and of seed 2 RFCAConv alone,' in words
 
 
 def test_tuning_on_does_not_gain():
