@@ -90,6 +90,7 @@ def test_each_is_named(call, capsys, data, monkeypatch) -> None:
 
 
 def test_pictures_of_images_of_one_name(call, data, monkeypatch) -> None:
+    """In one split, and in two."""
     listed = data / VOC / 'ImageSets/Segmentation/train.txt'
     name = listed.read_text().split()[0]
     for folder, suffix in (
@@ -101,11 +102,15 @@ def test_pictures_of_images_of_one_name(call, data, monkeypatch) -> None:
             Image.fromarray(np.full_like(Image.open(file), 9)).save(file)
         (file.parent / 'sub').mkdir()
         shutil.copy(file, file.parent / 'sub')
-    listed.write_text(f'{name}\nsub/{name}\n')
     monkeypatch.setenv('MMRFA_DATA_ROOT', str(data))
-    call('misc/check_data.py', TINY_SEG, '--show-dir', data / 'seen')
-    found = [p.stem for p in (data / 'seen').iterdir() if name in p.stem]
-    assert len(found) == 2 and any(f'sub_{name}' in stem for stem in found)
+    lines, splits = [name, f'sub/{name}'], ('train.txt', 'val.txt')
+    for number, texts in enumerate((['\n'.join(lines), name], lines)):
+        for split, text in zip(splits, texts):
+            (listed.parent / split).write_text(text)
+        seen = data / f'seen{number}'
+        call('misc/check_data.py', TINY_SEG, '--show-dir', seen)
+        found = [p.stem for p in seen.iterdir() if name in p.stem]
+        assert len(found) == 2 and any(f'sub_{name}' in s for s in found)
 
 
 def test_boxes_and_ids(tmp_path) -> None:

@@ -44,57 +44,80 @@ def main(argv: list[str] | None = None) -> None:
     for loader in LOADERS:
         with naming(config, loader, 'cannot be read'):
             check_data_roots(config, [loader])
-    found, seen = 0, set()
+    listed, seen = [], set()
     for loader in LOADERS:
         for settings in leaves((config.get(loader) or {}).get('dataset')):
             parts = 'data_root', 'ann_file', 'data_prefix', 'indices'
             key = repr([settings.get(part) for part in parts])
             if key not in seen:
                 seen.add(key)
-                found += check(loader, settings, args.show_dir)
+                coco = coco_files(settings)
+                listed.append((loader, coco, build(loader, settings, coco)))
+    datasets = [dataset for *_, dataset in listed]
+    pictures = small_pictures(datasets, args.show_dir) if args.show_dir else {}
+    found = sum(check(*each, pictures) for each in listed)
     if found:
         raise InputError(f'{found} files are suspicious, see above')
 
 
-def check(loader: str, settings: dict, show_dir: str | None) -> int:
+def coco_files(settings: dict) -> list[str]:
+    """The file of COCO annotations that a data set is listed in, if one."""
+    file = Path(
+        settings.get('data_root') or '', settings.get('ann_file') or ''
+    )
+    return [str(file)] if file.suffix == '.json' else []
+
+
+def build(loader: str, settings: dict, coco: list[str]):
+    """Build one data set, to read what it lists.
+
+    Args:
+        loader (str): its name, for the error.
+        settings (dict): of the data set.
+        coco (list[str]): its file of COCO annotations, if it has one.
+
+    Returns:
+        BaseDataset: without a pipeline.
+
+    Raises:
+        InputError: it cannot be built.
+    """
+    from mmengine.registry import DATASETS
+
+    try:
+        return DATASETS.build(dict(settings, pipeline=[], lazy_init=False))
+    except Exception as error:  # it can raise anything
+        lines = [str(error), *chain(*map(look_at_coco, coco))]
+        raise InputError(
+            f'{loader}: cannot be read: {"; ".join(lines)}'
+        ) from error
+
+
+def check(
+    loader: str, coco: list[str], dataset, pictures: dict[str, Path]
+) -> int:
     """Look at one data set and print what it is like.
 
     Args:
         loader (str): its name, for the output.
-        settings (dict): of the data set.
-        show_dir (str | None): folder for pictures.
+        coco (list[str]): its file of COCO annotations, if it has one.
+        dataset (BaseDataset): without a pipeline.
+        pictures (dict[str, Path]): where the small picture of an image goes.
 
     Returns:
         int: how many files are suspicious.
-
-    Raises:
-        InputError: it cannot be built, or a picture would take the place of
-            an image.
     """
-    from mmengine.registry import DATASETS
     from mmengine.utils import ProgressBar
 
     suspicious: dict[str, list[str]] = {}
-    listed = Path(
-        settings.get('data_root') or '', settings.get('ann_file') or ''
-    )
-    of_coco = [str(listed)] if listed.suffix == '.json' else []
-    try:
-        dataset = DATASETS.build(dict(settings, pipeline=[], lazy_init=False))
-    except Exception as error:  # it can raise anything
-        lines = [str(error), *chain(*map(look_at_coco, of_coco))]
-        raise InputError(
-            f'{loader}: cannot be read: {"; ".join(lines)}'
-        ) from (error)
     classes = dataset.metainfo.get('classes') or ()
-    for path in of_coco:
+    for path in coco:
         wrong = look_at_coco(path)
         if not wrong and classes:
             labels = getattr(dataset, 'cat2label', {})
             wrong = look_at_labels(path, classes, labels)
         if wrong:
             suspicious[path] = wrong
-    pictures = small_pictures(dataset, show_dir) if show_dir else {}
     shares, sizes, names = Counter(), Counter(), Counter()
     bar = ProgressBar(len(dataset), file=sys.stderr)
     for index in range(len(dataset)):
@@ -138,11 +161,11 @@ def trained_as(info: dict, number: int) -> int:
     return (info.get('label_map') or {}).get(number, number)
 
 
-def small_pictures(dataset, folder: str) -> dict[str, Path]:
+def small_pictures(datasets: list, folder: str) -> dict[str, Path]:
     """Where the small picture of each image goes.
 
     Args:
-        dataset (BaseDataset): that lists the images.
+        datasets (list[BaseDataset]): that list the images.
         folder (str): for the pictures.
 
     Returns:
@@ -151,8 +174,13 @@ def small_pictures(dataset, folder: str) -> dict[str, Path]:
     Raises:
         InputError: one would take the place of an image.
     """
-    infos = map(dataset.get_data_info, range(len(dataset)))
-    images = list(dict.fromkeys(info['img_path'] for info in infos))
+    images = list(
+        dict.fromkeys(
+            dataset.get_data_info(index)['img_path']
+            for dataset in datasets
+            for index in range(len(dataset))
+        )
+    )
     found = {}
     for image, name in zip(images, names_of([*map(Path, images)])):
         found[image] = Path(folder) / f'{name}.jpg'
