@@ -8,6 +8,7 @@ See mmrfa/results/metafiles.py for what they say and where it comes from.
 import sys
 from pathlib import Path
 
+from mmrfa.checkpoints.writing import write_whole
 from mmrfa.engine.cli import run_tool
 from mmrfa.results import metafiles
 from mmrfa.results.costs import network, parameters
@@ -34,7 +35,7 @@ def main() -> None:
         files[folder / 'metafile.yml'] = metafile
         files[folder / 'README.md'] = readme
     for path, text in files.items():
-        path.write_text(text, encoding='utf-8')
+        write_whole(text.encode(), path)
 
 
 if __name__ == '__main__':

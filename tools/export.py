@@ -14,11 +14,14 @@ import sys
 from pathlib import Path
 
 try:
-    from mmrfa.checkpoints.writing import check_folder, check_target
+    from mmrfa.checkpoints.writing import (
+        check_folder,
+        check_target,
+        written_aside,
+    )
     from mmrfa.deploy.description import INPUT, describe
     from mmrfa.deploy.export import FORMATS, export
     from mmrfa.deploy.exported import load_any
-    from mmrfa.deploy.files import written_aside
     from mmrfa.deploy.int8 import calibration, evaluate, quantize
     from mmrfa.deploy.network import checked_device, load_network
     from mmrfa.deploy.parts import part_of

@@ -3,10 +3,15 @@
 import argparse
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 try:
-    from mmrfa.checkpoints.writing import check_folder, check_target
+    from mmrfa.checkpoints.writing import (
+        check_folder,
+        check_target,
+        folder_aside,
+    )
     from mmrfa.engine.cli import add_run_arguments, parse_args, run_tool
     from mmrfa.engine.config import load_config, set_work_dir
     from mmrfa.engine.run import build_runner
@@ -59,34 +64,42 @@ def main(argv: list[str] | None = None) -> None:
         'config say',
     )
     args = parse_args(parser, argv)
+    from mmengine.dist import is_main_process
 
     config = load_config(args.config, args.cfg_options)
     set_work_dir(config, args.work_dir)
     config.load_from, config.resume = args.checkpoint, False
-    if args.out is not None:
-        check_target(args.checkpoint, args.out)
-        check_folder(Path(args.out).parent)
-        dump_predictions(config, args.out)
     if args.show or args.show_dir is not None:
         draw_predictions(config, args)
     if args.tta:
         use_tta(config)
-    build_runner(config, args.launcher, train=False).test()
+    with ExitStack() as stack:
+        if args.out is not None:
+            out = Path(args.out)
+            check_target(args.checkpoint, out)
+            check_folder(out.parent)
+            # Of several processes one writes it.
+            folder = stack.enter_context(folder_aside(out))
+            dump_predictions(config, folder / out.name)
+        build_runner(config, args.launcher, train=False).test()
+    if args.out is not None and is_main_process():
+        print(f'predictions: {args.out}')
 
 
-def dump_predictions(config, path: str) -> None:
+def dump_predictions(config, path: Path) -> None:
     """Add the writing of predictions to the metrics.
 
     Args:
         config (Config): changed in place.
-        path (str): the file.
+        path (Path): the file.
 
     Raises:
         InputError: no name of a pickle file.
     """
-    if Path(path).suffix not in ('.pkl', '.pickle'):
+    if path.suffix not in ('.pkl', '.pickle'):
         raise InputError(
-            f'--out: expected a name that ends in .pkl or .pickle, got {path}'
+            '--out: expected a name that ends in .pkl or .pickle, got '
+            f'{path.name}'
         )
     detection = _scope(config) in ('mmdet', 'mmyolo')  # packs its masks
     kind = 'mmdet.DumpDetResults' if detection else 'DumpResults'
@@ -100,7 +113,7 @@ def dump_predictions(config, path: str) -> None:
         metrics = metrics['metrics']
     config.test_evaluator = [
         *(metrics if isinstance(metrics, list | tuple) else [metrics]),
-        dict(type=kind, out_file_path=path),
+        dict(type=kind, out_file_path=str(path)),
     ]
 
 

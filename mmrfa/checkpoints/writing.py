@@ -1,12 +1,16 @@
 """Writing files whole or not at all."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mmrfa.errors import InputError
 
-PART = '.part'
+PART = '.part.'  # that names of what is not whole begin with
 
 
 def check_target(source: str | Path, target: str | Path) -> None:
@@ -74,10 +78,9 @@ def save(content: dict, target: str | Path) -> None:
 
 
 def write_whole(data: bytes | memoryview, target: str | Path) -> None:
-    """Write a file beside its place, sync it, then move it there.
+    """Write a file with :func:`written_aside`, and sync it.
 
-    What is there stays until the new one is whole and on the disk. A process
-    that is killed meanwhile leaves a file that ends in ``.part``.
+    What is there stays until the new one is on the disk.
 
     Args:
         data (bytes | memoryview): the content.
@@ -87,30 +90,82 @@ def write_whole(data: bytes | memoryview, target: str | Path) -> None:
         OSError: with the name of the file, also where the disk is full.
     """
     target = Path(target)
-    part = target.with_name(f'.{target.name}.{os.getpid()}{PART}')
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open('wb') as stream:
+        with written_aside(target) as part, part.open('wb') as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        part.replace(target)
         _sync(target.parent)
     except OSError as error:
         error.filename = error.filename or str(target)
         raise
+
+
+@contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """Give a place beside a file, whose content then takes its place.
+
+    A process that is killed meanwhile leaves a file that
+    :func:`remove_parts` knows.
+
+    Args:
+        target (Path): what is there stays until the ``with`` block ends
+            well. Folders are made as needed.
+
+    Yields:
+        Path: of the same suffix; what is left there after an error is
+        removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f'{PART}{os.getpid()}.{target.name}')
+    try:
+        with _named(target):
+            yield part
+            part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_aside(target: Path) -> Iterator[Path]:
+    """Give a folder beside a file, for one that is written as several.
+
+    Args:
+        target (Path): the main file.
+
+    Yields:
+        Path: an empty folder. What lies in it when the ``with`` block ends
+        well is moved beside ``target``, replacing what has the same name.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=PART, dir=target.parent) as name:
+        folder = Path(name)
+        with _named(target):
+            yield folder
+            for file in folder.iterdir():
+                file.replace(target.parent / file.name)
+
+
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """Name the file that a full disk, or a limit, has no room for."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = error.filename or str(target)
+        raise
+
+
 def remove_parts(folder: str | Path) -> None:
-    """Remove what killed processes left of :func:`write_whole`.
+    """Remove files that killed processes left of :func:`written_aside`.
 
     Args:
         folder (str | Path): nobody else writes to it.
     """
-    for part in Path(folder).glob(f'.*{PART}'):
-        part.unlink(missing_ok=True)
+    for part in Path(folder).glob(f'{PART}*'):
+        if part.is_file():
+            part.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

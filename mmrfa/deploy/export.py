@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmrfa.checkpoints.writing import folder_aside
 from mmrfa.deploy.description import INPUT, KEY
 from mmrfa.deploy.exported import EXTRA, load_exported, need
-from mmrfa.deploy.files import folder_aside
 from mmrfa.deploy.parts import Part, Program
 from mmrfa.errors import InputError
 

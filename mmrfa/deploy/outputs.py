@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmrfa.checkpoints.writing import check_folder
-from mmrfa.deploy.files import written_aside
+from mmrfa.checkpoints.writing import check_folder, written_aside
 from mmrfa.deploy.predictor import Prediction
 from mmrfa.deploy.sources import Source
 from mmrfa.engine.naming import naming

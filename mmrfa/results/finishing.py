@@ -133,6 +133,8 @@ def finish(job: Job, cost: Cost, place: Place, results: Path) -> Record:
             'got none'
         )
     steps = [line for line in lines if 'loss' in line]
+    trained_steps = max(line.get('iter', line['step']) for line in steps)
+    step_seconds = median(line['time'] for line in steps)
     options = dict(job.form.options)
     params, operations = cost_of(
         job.config, json.dumps(options), job.study.size
@@ -145,9 +147,10 @@ def finish(job: Job, cost: Cost, place: Place, results: Path) -> Record:
         metric=job.study.metric,
         val=round(val, 4),
         test=None if score is None else round(score, 4),
-        steps=max(line.get('iter', line['step']) for line in steps),
-        step_seconds=round(median(line['time'] for line in steps), 4),
-        seconds=round(cost.seconds, 1),
+        steps=trained_steps,
+        step_seconds=round(step_seconds, 4),
+        # Of a run that outlived its queue the cost is not all there is.
+        seconds=round(max(cost.seconds, trained_steps * step_seconds), 1),
         peak_mb=round(max(on_gpu) if on_gpu else cost.peak_mb, 1),
         params=params,
         gflops=round(operations / 1e9, 4),

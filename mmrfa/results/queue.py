@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mmrfa.checkpoints.writing import write_whole
+from mmrfa.engine.config import reason
 from mmrfa.engine.stopping import StopSignals
 from mmrfa.errors import InputError
 from mmrfa.results.origin import commit
@@ -123,7 +124,7 @@ class Running:
     cost: Cost
     command: list[str] | None = None
     process: subprocess.Popen | None = None
-    began: float = 0.0
+    counted: float = 0.0  # until when seconds are in the cost
     logged: int = 0  # bytes of the log before this command
 
     def start(self, command: list[str]) -> None:
@@ -145,23 +146,27 @@ class Running:
                 env=self.place.environment(),
                 start_new_session=True,
             )
-        self.began = time.monotonic()
+        self.counted = time.monotonic()
 
     def poll(self) -> int | None:
         """Exit status of the command, None while it runs."""
         self.cost.peak_mb = max(
             self.cost.peak_mb, resident_peak(self.process.pid)
         )
-        status = self.process.poll()
-        if status is not None:
-            self.cost.seconds += time.monotonic() - self.began
-            self.cost.write(self.job.work_dir)
+        status, now = self.process.poll(), time.monotonic()
+        self.cost.seconds += now - self.counted
+        self.counted = now
         return status
 
     def signal(self, number: int) -> None:
         """Pass a signal on."""
-        if self.process.poll() is None:
+        if self.process and self.process.poll() is None:
             self.process.send_signal(number)
+
+    def wait(self) -> None:
+        """Until the command has ended."""
+        if self.process:
+            self.process.wait()
 
     def last_line(self) -> str:
         """What the log ends with, for the one line about a failure."""
@@ -253,9 +258,16 @@ class Queue:
                     if self.running and time.monotonic() - told > self.every:
                         told = time.monotonic()
                         self._tell()
-            finally:
-                for each in self.running:  # at a second signal
+            except KeyboardInterrupt:  # the second signal
+                for each in self.running:
                     each.signal(signal.SIGKILL)
+                raise
+            except BaseException:  # an error of ours costs no run its steps
+                for each in self.running:
+                    each.signal(signal.SIGTERM)
+                for each in self.running:
+                    each.wait()
+                raise
         if asked:
             self.say(
                 f'stopped with {self.done} of {self.total} runs done; '
@@ -294,6 +306,7 @@ class Queue:
         status = each.poll()
         if status is None:
             return
+        self._keep_cost(each)
         if asked:
             self._leave(each)
         elif status:
@@ -309,11 +322,11 @@ class Queue:
                 record = self.finish(each.job, each.cost, each.place)
             elif command == each.command:
                 raise InputError('ended, and left no scores')
-        except InputError as error:
-            self._fail(each, str(error))
-            return
-        if command is not None:
-            each.start(command)
+            else:
+                each.start(command)
+                return
+        except (InputError, OSError) as error:
+            self._fail(each, reason(error))
             return
         self._leave(each)
         self.done += 1
@@ -322,6 +335,13 @@ class Queue:
             f'{record.metric} {record.score:.2f} ({record.scored}), '
             f'{clock(each.cost.seconds)}{self._left()}'
         )
+
+    def _keep_cost(self, each: Running) -> None:
+        """For the next start of the queue, which may come without warning."""
+        try:
+            each.cost.write(each.job.work_dir)
+        except OSError as error:
+            self.say(f'{each.job.title}: time not kept: {reason(error)}')
 
     def _leave(self, each: Running) -> None:
         self.running.remove(each)
@@ -335,6 +355,8 @@ class Queue:
         self.say(f'failed: {self.failed[-1]}')
 
     def _tell(self) -> None:
+        for each in self.running:
+            self._keep_cost(each)
         names = ', '.join(
             f'{each.job.form.name} {each.job.seed} at step '
             f'{steps_done(each.job.work_dir)}'

@@ -40,3 +40,22 @@ def test_bad_targets_are_named(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             writing.check_target(source, target)
+
+
+@pytest.mark.parametrize('way', [writing.written_aside, writing.folder_aside])
+def test_files_are_whole_or_not_there(way, tmp_path):
+    target = tmp_path / 'new' / 'file.txt'
+
+    def write(place, text):
+        place = place / 'file.txt' if place.is_dir() else place
+        assert place.suffix == '.txt'
+        place.write_text(text)
+
+    with way(target) as place:
+        write(place, 'first')
+    with pytest.raises(OSError, match='full'), way(target) as place:
+        write(place, 'second')
+        assert target.read_text() == 'first'
+        raise OSError('full')
+    assert target.read_text() == 'first'
+    assert list(target.parent.iterdir()) == [target]

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmrfa.deploy.files import folder_aside, written_aside
 from mmrfa.deploy.sources import Source
 from mmrfa.errors import InputError
 
@@ -77,22 +76,3 @@ def test_no_camera(capfd):
     with pytest.raises(InputError, match='input 97: expected a camera'):
         Source('97')
     assert capfd.readouterr() == ('', '')
-
-
-@pytest.mark.parametrize('way', [written_aside, folder_aside])
-def test_files_are_whole_or_not_there(way, tmp_path):
-    target = tmp_path / 'new' / 'file.txt'
-
-    def write(place, text):
-        place = place / 'file.txt' if place.is_dir() else place
-        assert place.suffix == '.txt'
-        place.write_text(text)
-
-    with way(target) as place:
-        write(place, 'first')
-    with pytest.raises(OSError, match='full'), way(target) as place:
-        write(place, 'second')
-        assert target.read_text() == 'first'
-        raise OSError('full')
-    assert target.read_text() == 'first'
-    assert list(target.parent.iterdir()) == [target]

@@ -167,6 +167,67 @@ def test_failures_are_told_and_the_rest_goes_on(tmp_path):
     assert 'queue.log' in told[0]
 
 
+SAVES = (
+    'import signal, time; '
+    'signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), '
+    'open("saved", "w"), os._exit(143))); '
+    'open("here", "w"); '
+    '[time.sleep(0.02) for _ in range(1500) '
+    'if not os.path.exists("../../go")]; open("done", "w")'
+)
+
+
+def two_runs(tmp_path, error):
+    """One at work while the row of the other cannot be made."""
+    long, short = make_jobs(tmp_path, ['long', 'short'], 1)
+    runs = Runs({'long': SAVES})
+    keep = runs.finish
+
+    def finish(job, cost, place):
+        if job is not short:
+            return keep(job, cost, place)
+        while not (long.work_dir / 'here').exists():
+            time.sleep(0.02)
+        if isinstance(error, OSError):
+            (tmp_path / 'tiny/go').touch()
+        raise error
+
+    runs.finish = finish
+    return long, runs, runs.queue([long, short], [Place(1)] * 2)
+
+
+def test_a_full_disk_fails_one_run(tmp_path):
+    error = OSError(28, 'No space left on device')
+    _, runs, queue = two_runs(tmp_path, error)
+    assert queue.run() == 1
+    assert runs.finished == [('long', 0)]
+    told = 'failed: tiny: short, seed 0: OSError: [Errno 28] No space left'
+    assert runs.lines[-1].startswith(told)
+
+
+def test_a_defect_lets_the_others_save(tmp_path):
+    long, _, queue = two_runs(tmp_path, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        queue.run()
+    assert (long.work_dir / 'saved').exists()
+
+
+def test_time_is_kept_while_a_run_goes_on(tmp_path):
+    """A queue that is killed leaves it."""
+    (job,) = make_jobs(tmp_path, ['a'], 1)
+    program = 'import time; time.sleep(1.5); open("done", "w")'
+    runs, seen = Runs({'a': program}), []
+    queue = runs.queue([job], [Place(1)])
+
+    def say(line):
+        if line.startswith('running'):
+            seen.append(Cost.of(job.work_dir).seconds)
+
+    queue.say = say
+    assert queue.run() == 0
+    assert seen and 0 < seen[0] <= seen[-1] < Cost.of(job.work_dir).seconds
+
+
 def test_a_failure_is_told_by_the_start_that_failed(tmp_path):
     """Not by an error of an earlier one, in the same log."""
     (job,) = make_jobs(tmp_path, ['bad'], 1)

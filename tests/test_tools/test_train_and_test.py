@@ -19,7 +19,14 @@ from mmengine.config import Config
 from mmrfa.checkpoints.reading import load_checkpoint_file
 from mmrfa.errors import InputError
 
-from .tool_calls import TINY_SEG, TOOLS, environment, load_tool, run_script
+from .tool_calls import (
+    TINY_SEG,
+    TOOLS,
+    environment,
+    error_of,
+    load_tool,
+    run_script,
+)
 
 
 def losses(work_dir: Path) -> dict[int, float]:
@@ -136,17 +143,40 @@ def test_tests_dumps_and_draws(call, trained, tmp_path) -> None:
         )
 
 
+def test_a_full_disk_leaves_former_predictions(
+    call, trained, tmp_path, capsys, monkeypatch
+) -> None:
+    def fail(content, path):
+        Path(path).write_text('half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('mmengine.evaluator.metric.dump', fail)
+    out = tmp_path / 'out' / 'former.pkl'
+    out.parent.mkdir()
+    out.write_text('kept')
+    status = call(
+        'test.py', TINY_SEG, trained / 'iter_6.pth',
+        '--work-dir', tmp_path, '--out', out,
+    )  # fmt: skip
+    captured = capsys.readouterr()
+    assert error_of(status, captured.err) == (
+        f'error: No space left on device: {out}'
+    )
+    assert 'predictions: ' not in captured.out
+    assert out.read_text() == 'kept' and [*out.parent.iterdir()] == [out]
+
+
 def test_predictions_beside_any_evaluator(capsys) -> None:
     """MMEngine takes an Evaluator's settings as well as metrics."""
     tool = load_tool('test.py')
     iou = dict(type='IoUMetric')
     for given in (iou, [iou], dict(type='Evaluator', metrics=[iou])):
         config = Config(dict(test_evaluator=given))
-        tool.dump_predictions(config, 'a.pkl')
+        tool.dump_predictions(config, Path('a.pkl'))
         kinds = [metric['type'] for metric in config.test_evaluator]
         assert kinds == ['IoUMetric', 'DumpResults']
     with pytest.raises(InputError, match='--out: expected test_evaluator'):
-        tool.dump_predictions(Config(dict(test_evaluator=None)), 'a.pkl')
+        tool.dump_predictions(Config(dict(test_evaluator=None)), Path('a.pkl'))
     with pytest.raises(InputError, match='tta_pipeline and test_dataloader'):
         tool.use_tta(Config(dict(tta_model={})))
 

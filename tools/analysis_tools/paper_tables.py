@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmrfa.checkpoints.writing import write_whole
 from mmrfa.engine.cli import parse_args, run_tool
 from mmrfa.errors import InputError
 from mmrfa.openmmlab import import_package
@@ -99,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
     if out is None:
         print(text, end='')
     else:
-        out.write_text(text, encoding='utf-8')
+        write_whole(text.encode(), out)
 
 
 def read_runs(

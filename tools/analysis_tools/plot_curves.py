@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from mmrfa.checkpoints.writing import check_folder
+from mmrfa.checkpoints.writing import check_folder, written_aside
 from mmrfa.engine.cli import parse_args, run_tool
 from mmrfa.errors import InputError
 
@@ -37,7 +37,6 @@ def main(argv: list[str] | None = None) -> None:
         )
     losses, metrics = read_curves(Path(args.work_dir), args.metrics)
     check_folder(out.parent)
-    out.parent.mkdir(parents=True, exist_ok=True)
     draw_curves(losses, metrics, out)
     print(f'curves: {out}')
 
@@ -128,7 +127,8 @@ def draw_curves(
         axis.set(title=name, xlabel='step')
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(out, dpi=120)
+    with written_aside(out) as part:
+        figure.savefig(part, dpi=120)
     plt.close(figure)
 
 

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 try:
-    from mmrfa.checkpoints.writing import check_folder
+    from mmrfa.checkpoints.writing import check_folder, written_aside
     from mmrfa.deploy.cam import Boxes, Cam
     from mmrfa.deploy.exported import need
-    from mmrfa.deploy.files import written_aside
     from mmrfa.deploy.network import checked_device, network_of
     from mmrfa.deploy.predictor import Predictor, as_seen, way
     from mmrfa.deploy.sources import Source

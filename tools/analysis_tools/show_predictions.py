@@ -11,7 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from mmrfa.checkpoints.reading import load_predictions
-from mmrfa.checkpoints.writing import check_folder, check_target
+from mmrfa.checkpoints.writing import (
+    check_folder,
+    check_target,
+    written_aside,
+)
 from mmrfa.deploy.sources import names_of
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
 from mmrfa.engine.config import load_config
@@ -190,7 +194,8 @@ def draw(
         fontsize='small',
     )
     figure.subplots_adjust(0.01, 0.12, 0.99, 0.9, wspace=0.03)
-    figure.savefig(out, dpi=100)
+    with written_aside(out) as part:
+        figure.savefig(part, dpi=100)
     plt.close(figure)
 
 

@@ -7,7 +7,11 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from mmrfa.checkpoints.writing import check_folder, check_target
+from mmrfa.checkpoints.writing import (
+    check_folder,
+    check_target,
+    written_aside,
+)
 from mmrfa.datasets.data_root import LOADERS, check_data_roots, leaves
 from mmrfa.datasets.inspection import (
     look_at_boxes,
@@ -192,10 +196,10 @@ def save_small(pixels, target: Path) -> None:
     """Write an image with sides of 256 pixels at most."""
     from PIL import Image
 
-    target.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels)
     image.thumbnail((256, 256))
-    image.save(target)
+    with written_aside(target) as part:
+        image.save(part)
 
 
 def report(

@@ -4,7 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmrfa.checkpoints.writing import check_folder, check_target
+from mmrfa.checkpoints.writing import (
+    check_folder,
+    check_target,
+    written_aside,
+)
 from mmrfa.engine.cli import add_config_arguments, parse_args, run_tool
 from mmrfa.engine.config import SUFFIXES, load_config
 from mmrfa.errors import InputError
@@ -34,8 +38,8 @@ def main(argv: list[str] | None = None) -> None:
             )
         check_target(args.config, target)
         check_folder(target.parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        config.dump(target)
+        with written_aside(target) as part:
+            config.dump(part)
     print(config.pretty_text)
 
 
