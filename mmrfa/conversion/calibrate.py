@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmrfa.conversion.sample import Sample, evaluating, run
-from mmrfa.layers import AttentionConv2d, set_moments
+from mmrfa.errors import InputError
+from mmrfa.layers import AttentionConv2d
 from mmrfa.layers.norm import check_whole
 
 
@@ -27,7 +28,8 @@ def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
         int: number of batches.
 
     Raises:
-        InputError: a norm was folded, or lacks a part; nothing was changed.
+        InputError: a norm was folded, lacks a part, or would get values that
+            are not finite; nothing was changed.
     """
     sums: dict[AttentionConv2d, list] = {}
 
@@ -62,13 +64,47 @@ def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    for operator, (number, total, squares) in sums.items():
-        norm = operator.feature_norm
-        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-        shift = norm.bias - norm.running_mean * factor
-        mean = total / number
-        var = (squares / number - mean**2).clamp(min=0)
-        set_moments(norm, mean.to(shift), var.to(shift))
-        norm.weight.mul_(factor)
-        norm.bias.mul_(factor).add_(shift)
+    found = {
+        operator: _whitening(operator.feature_norm, *entry)
+        for operator, entry in sums.items()
+        if entry[0]  # else it saw empty batches alone
+    }
+    for name, module in model.named_modules():
+        for key, value in found.get(module, {}).items():
+            if not value.isfinite().all():
+                raise InputError(
+                    f'calibrate: expected finite values for {key} of the '
+                    f'norm of {name or type(module).__name__}, got others '
+                    f'in {value.dtype}'
+                )
+    for operator, values in found.items():
+        for key, value in values.items():
+            getattr(operator.feature_norm, key).copy_(value)
     return count
+
+
+def _whitening(
+    norm: nn.Module, number: float, total: Tensor, squares: Tensor
+) -> dict[str, Tensor]:
+    """A norm that computes in eval mode what it does, by other moments.
+
+    Args:
+        norm (nn.Module): of an operator.
+        number (float): of the values of a channel.
+        total (Tensor): their sums, (C,) float64.
+        squares (Tensor): sums of their squares.
+
+    Returns:
+        dict[str, Tensor]: its parameters and statistics by name.
+    """
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    shift = norm.bias - norm.running_mean * factor
+    mean = total / number
+    var = (squares / number - mean**2).clamp(min=0).to(norm.running_var)
+    mean = mean.to(norm.running_mean)
+    return dict(
+        running_mean=mean,
+        running_var=var,
+        weight=((var + norm.eps).sqrt() * factor).to(norm.weight),
+        bias=(mean * factor + shift).to(norm.bias),
+    )

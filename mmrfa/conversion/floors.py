@@ -83,7 +83,7 @@ def front(module: nn.Module) -> Range | None:
         return None
     if kind is nn.Hardtanh:
         return module.min_val, module.max_val
-    if kind in (nn.ELU, nn.CELU):
+    if kind is nn.ELU or (kind is nn.CELU and module.alpha > 0):
         return -abs(module.alpha), math.inf
     return ACTIVATIONS.get(kind.__name__.lower())
 
@@ -300,18 +300,19 @@ def _overwrites(graph: fx.Graph, model: nn.Module) -> bool:
     is known stays true, up to zeros.
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
+    owner: dict[fx.Node, fx.Node] = {}
+    names: dict[fx.Node, list[fx.Node]] = {}  # of the memory of an owner
     for node in graph.nodes:
-        if not _in_place(node, model):
-            continue
-        named = 'out' in node.kwargs or not node.args
-        if named or not isinstance(node.args[0], fx.Node):
-            return True
-        memory: fx.Node | None = node.args[0]
-        while memory is not None:
-            if any(order[user] > order[node] for user in memory.users):
+        if _in_place(node, model):
+            named = 'out' in node.kwargs or not node.args
+            if named or not isinstance(node.args[0], fx.Node):
                 return True
-            sources = [] if _is_fresh(memory, model) else _inputs(memory)
-            memory = sources[0] if sources else None
+            for other in names[owner[node.args[0]]]:
+                if any(order[user] > order[node] for user in other.users):
+                    return True
+        sources = [] if _is_fresh(node, model) else _inputs(node)
+        owner[node] = owner[sources[0]] if sources else node
+        names.setdefault(owner[node], []).append(node)
     return False
 
 

@@ -139,13 +139,15 @@ def check_whole(norm: nn.Module) -> None:
         norm (nn.Module): of an operator.
 
     Raises:
-        InputError: it was folded, or has no weight or running statistics.
+        InputError: it was folded, has no weight or running statistics, or
+            others compute them.
     """
+    own = {**norm._parameters, **norm._buffers}
     names = 'weight', 'bias', 'running_mean', 'running_var'
-    if any(getattr(norm, name, None) is None for name in names):
+    if any(own.get(name) is None for name in names):
         raise InputError(
             'norm: expected a batch norm with weight, bias and running '
-            f'statistics, got {norm}'
+            f'statistics of its own, got {norm}'
         )
 
 

@@ -721,6 +721,44 @@ def test_calibrates_on_single_images():
     )
 
 
+class Twice(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def test_calibrates_on_what_it_can():
+    """Or leaves the network as it is."""
+    images = torch.randn(2, 3, 8, 8)
+    bright = 1e3 * images.half()
+    for prepare, batch, words in (
+        (lambda op: op, images[:0], None),
+        (lambda op: op.half(), bright, 'running_var of the norm of RFAConv'),
+        (
+            lambda op: parametrize.register_parametrization(
+                op.norm, 'weight', Twice()
+            ),
+            images,
+            'statistics of its own',
+        ),
+    ):
+        layer = RFAConv(3, 4, 3)
+        prepare(layer)
+        before = copy.deepcopy(layer.state_dict())
+        if words:
+            with pytest.raises(InputError, match=words):
+                calibrate(layer, [batch])
+        else:
+            assert calibrate(layer, [batch]) == 1
+        for key, value in layer.state_dict().items():
+            assert torch.equal(value, before[key]), key
+    # An empty batch beside another one does not count.
+    layers = [RFAConv(3, 4, 3), RFAConv(3, 4, 3)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    calibrate(layers[0], [images[:0], images])
+    calibrate(layers[1], [images])
+    assert torch.equal(layers[0].norm.weight, layers[1].norm.weight)
+
+
 def test_reachable_from_the_top():
     assert mmrfa.convert_convs is convert_convs
     with pytest.raises(AttributeError, match="no attribute 'convert'"):

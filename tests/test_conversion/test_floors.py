@@ -37,7 +37,10 @@ def test_constants_are_the_least_values():
             assert low <= outputs(module, torch.bfloat16).min(), kind
     assert front(nn.Hardtanh(-2, 3)) == (-2, 3)
     assert front(nn.ELU(1.5))[0] == -1.5
-    for unknown in nn.LeakyReLU(), nn.PReLU(), nn.BatchNorm2d(2), nn.ReLU:
+    assert front(nn.CELU(1.5))[0] == -1.5
+    assert front(nn.ELU(-1.5))[0] == -1.5 <= outputs(nn.ELU(-1.5)).min()
+    assert outputs(nn.CELU(-1.5)).min() < -1e3
+    for unknown in nn.LeakyReLU(), nn.PReLU(), nn.CELU(-1.5), nn.ReLU:
         assert front(unknown) is None
 
     class Mine(nn.ReLU):
@@ -84,6 +87,27 @@ def overwritten_behind_relu(x, relu):
     b = relu(a)
     b -= 5
     return a
+
+
+def overwritten_beside_a_relu(x, relu):
+    a = x * 1
+    b = relu(a)  # is a
+    a -= 0.5
+    return b
+
+
+def overwritten_behind_parts(x):
+    a = F.relu(x)
+    left, right = a.chunk(2, 2)
+    a.mul_(-1)
+    return torch.cat([right, left], 2)
+
+
+def overwritten_through_another_view(x):
+    a = F.relu(x)
+    b, c = a.permute(0, 1, 3, 2), a.transpose(2, 3)
+    b.sub_(1)
+    return c
 
 
 def by_position(a):
@@ -151,6 +175,9 @@ CASES = {
     'through a view': (overwritten_through_a_view, None),
     'through an unknown view': (overwritten_through_any_view, None),
     'behind a ReLU in place': (overwritten_behind_relu, None, nn.ReLU(True)),
+    'beside a ReLU': (overwritten_beside_a_relu, None, nn.ReLU(True)),
+    'behind its parts': (overwritten_behind_parts, None),
+    'through another view': (overwritten_through_another_view, None),
     'by position': (lambda x: by_position(F.relu(x)), None),
     'keywords': (lambda x: torch.cat(tensors=[x.relu().mul(other=x)]), None),
     'by name': (lambda x: into(F.relu(x), x), None),

@@ -206,6 +206,53 @@ def test_norm_without_running_statistics():
 
 
 @every_variant
+def test_norm_of_the_batch_under_autocast(variant):
+    """Its weight stays in float32."""
+    layer = make(variant, 4, 6, 3)
+    for parent in list(layer.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                bare = nn.BatchNorm2d(child.num_features)
+                bare.running_mean = bare.running_var = None
+                bare.track_running_stats = False
+                setattr(parent, name, bare)
+    x = torch.randn(8, 4, 9, 9)
+    expected = layer(x)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.bfloat16
+    error = (found - expected).abs().max() / expected.abs().max()
+    assert error < 0.05
+
+
+@pytest.mark.parametrize('operator', [RFAConv, RFCBAMConv, RFCAConv])
+def test_norm_without_a_bias(operator):
+    layer = operator(4, 4, 3).double()
+    zero = copy.deepcopy(layer)
+    layer.norm.bias = None
+    x = torch.randn(2, 4, 6, 6).double()
+    for mode in True, False:
+        found, expected = layer.train(mode)(x), zero.train(mode)(x)
+        torch.testing.assert_close(found, expected)
+
+
+@every_variant
+def test_several_gradients_at_once(variant):
+    layer = make(variant, 4, 6, 3)
+    x = torch.randn(2, 4, 7, 7, requires_grad=True)
+    sums = layer(x).sum((0, 2, 3))
+    inputs = [x, *layer.parameters()]
+    each = [
+        torch.autograd.grad(value, inputs, retain_graph=True) for value in sums
+    ]
+    at_once = torch.autograd.grad(
+        sums, inputs, torch.eye(len(sums)), is_grads_batched=True
+    )
+    for found, *expected in zip(at_once, *each):
+        torch.testing.assert_close(found, torch.stack(expected))
+
+
+@every_variant
 def test_unknown_norm(variant):
     if variant in ('CAMConv', 'CBAMConv'):
         return  # they have no norm

@@ -102,8 +102,7 @@ class _Attended(torch.autograd.Function):
         x, weight, maps = ctx.saved_tensors
         wide = torch.promote_types(weight.dtype, torch.float32)
         served = _served(weight, maps)
-        grad_weight = torch.zeros_like(served, dtype=wide)
-        grads_x, grads_maps = [], []
+        grad_weight, grads_x, grads_maps = None, [], []
         for sample, attended, own, dy in zip(
             x.split(1), _weights(x, weight, maps), maps, grad.split(1)
         ):
@@ -112,8 +111,15 @@ class _Attended(torch.autograd.Function):
             )
             grads_x.append(dx)
             dw = dw.to(wide).view(served.shape)
-            grad_weight.addcmul_(dw, own.unsqueeze(2).to(wide))
-            products = torch.mul(dw, served, out=_reused(dw))
+            scale = own.unsqueeze(2).to(wide)
+            # In place of what came from ``grad``, which may stand for several.
+            if grad_weight is None:
+                grad_weight = dw * scale
+            else:
+                grad_weight.addcmul_(dw, scale)
+            products = (
+                dw * served if torch.is_grad_enabled() else dw.mul_(served)
+            )
             grads_maps.append(products.sum(2).to(own.dtype))
         grad_x = torch.cat(grads_x) if ctx.needs_input_grad[0] else None
         grad_weight = grad_weight.view(weight.shape).to(weight.dtype)
@@ -156,15 +162,11 @@ def _weights(x: Tensor, weight: Tensor, maps: Tensor) -> Iterator[Tensor]:
     """The weight times the maps of every sample, each in the same memory."""
     served = _served(weight, maps)
     dtype = torch.promote_types(weight.dtype, maps.dtype)
-    attended = torch.empty_like(served, dtype=dtype)
+    memory = torch.empty_like(served, dtype=dtype)
     for own in maps:
-        found = torch.mul(served, own.unsqueeze(2), out=_reused(attended))
+        out = None if torch.is_grad_enabled() else memory
+        found = torch.mul(served, own.unsqueeze(2), out=out)
         yield found.view(weight.shape).to(x.dtype)
-
-
-def _reused(memory: Tensor) -> Tensor | None:
-    """What a result may overwrite: nothing, where it has a derivative."""
-    return None if torch.is_grad_enabled() else memory
 
 
 def _as_product(

@@ -35,6 +35,7 @@ def _means(length: int, parts: int, like: Tensor) -> Tensor:
     place = torch.arange(length, device=like.device)
     part = torch.arange(parts, device=like.device).unsqueeze(1)
     start = part * length // parts
-    end = -(-(part + 1) * length // parts)
+    # Rounded up; an exporter rounds quotients of negative numbers to zero.
+    end = ((part + 1) * length + parts - 1) // parts
     inside = (place >= start) & (place < end)
     return inside.to(like.dtype) / (end - start).to(like.dtype)

@@ -160,9 +160,10 @@ def normalized(
     if norm.group is not None:
         return _normalized_over_group(x, norm)
     # With a momentum of 1 these buffers receive the statistics of the batch.
-    kind = norm.running_mean if norm.running_mean is not None else x
-    mean = kind.new_zeros(x.size(1))
-    statistics = Statistics(mean, torch.zeros_like(mean))
+    statistics = None, None
+    if norm.running_mean is not None:
+        mean = torch.zeros_like(norm.running_mean)
+        statistics = Statistics(mean, torch.zeros_like(mean))
     y = F.batch_norm(x, *statistics, *affine, True, 1.0, norm.eps)
     return y, None if norm.running_mean is None else statistics
 
@@ -267,6 +268,6 @@ def unsupported_norm(norm: Norm) -> str | None:
         return None
     if not isinstance(norm, BatchNorm):
         return f'needs a batch norm, got {type(norm).__name__}'
-    if norm.weight is None or norm.running_mean is None:
+    if any(part is None for part in norm[:3]):
         return 'needs a batch norm with weight, bias and running statistics'
     return None
