@@ -19,6 +19,8 @@ from mmrfa.results.zoo import processes_of
 
 SCALARS = 'vis_data/scalars.json'
 CONFIG = 'vis_data/config.py'
+# What stands in a line of an evaluation beside its metrics.
+NO_METRICS = {'step', 'time', 'data_time'}
 # Parts of a config that decide what a run reaches.
 RECIPE = (
     'model',
@@ -211,18 +213,20 @@ def read_scalars(file: Path) -> list[dict]:
         as the run may go on, or was killed.
 
     Raises:
-        InputError: anything else in a line.
+        InputError: no file, or anything else in a line.
     """
+    if not file.is_file():
+        raise InputError(f'{file}: expected a file, got a folder or pipe')
     found = []
     lines = file.read_text(errors='replace').splitlines()
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-        except ValueError:
-            if number == len(lines):
-                break
+        except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict):
+            if number == len(lines):
+                break
             raise InputError(
                 f'{file}: expected a JSON object in line {number}, got '
                 f'{line[:40]!r}'
@@ -241,8 +245,7 @@ def last_evaluation(lines: list[dict]) -> tuple[int, dict[str, float]]:
         found = {
             key: float(value)
             for key, value in entry.items()
-            if key not in ('step', 'time', 'data_time')
-            and isinstance(value, int | float)
+            if key not in NO_METRICS and isinstance(value, int | float)
         }
         if found:
             step = entry['step']

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmrfa.errors import InputError
+
 from .tool_calls import REPO
 
 (CONFIG,) = (REPO / 'configs/demo').glob('*.py')
@@ -113,9 +115,22 @@ def test_curves_are_of_the_newest_training(tmp_path, call, capsys) -> None:
     )
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    losses, metrics = tool.read_curves(tmp_path, ['mIoU', 'mAcc'])
+    losses, metrics = tool.read_curves(tmp_path, None)
     assert losses == [(5, 2.0), (9, 1.0)]
     assert metrics == {'mIoU': [(5, 40.0)]}
+    scalars(
+        tmp_path,
+        '2026_4',
+        dict(step=9, loss=0.9),
+        dict(step=13, loss=0.5),
+        dict(step=13, mIoU=45.0),
+    )
+    (tmp_path / '2026_4/vis_data/config.py').write_text('resume = True')
+    losses, metrics = tool.read_curves(tmp_path, ['mIoU'])
+    assert losses == [(5, 2.0), (9, 0.9), (13, 0.5)]
+    assert metrics == {'mIoU': [(5, 40.0), (13, 45.0)]}
+    with pytest.raises(InputError, match='log has, mIoU, got mAcc'):
+        tool.read_curves(tmp_path, ['mIoU', 'mAcc'])
     empty = tmp_path / 'empty'
     assert call('analysis_tools/plot_curves.py', empty) == 2
     assert str(empty) in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_damaged_logs_are_named(curves, log, capsys):
     lines = log.read_text().splitlines()
     log.write_text('\n'.join([lines[0][:9], *lines[1:]]))
     line = error_of(curves(), capsys.readouterr().err)
-    assert f'{log}: expected JSON in line 1' in line
+    assert f'{log}: expected a JSON object in line 1' in line
     log.write_text('{"mIoU": 40.0, "step": 2}\n')
     line = error_of(curves(), capsys.readouterr().err)
     assert 'found 1 logs without any' in line
@@ -70,7 +70,7 @@ def test_logs_and_pictures_that_are_no_files(
 ):
     log.write_text('[' * 10**5 + '\n{}')
     line = error_of(curves(), capsys.readouterr().err)
-    assert f'{log}: expected JSON in line 1' in line
+    assert f'{log}: expected a JSON object in line 1' in line
     log.unlink()
     os.mkfifo(log)
     line = error_of(curves(), capsys.readouterr().err)

@@ -1,14 +1,21 @@
 """Draw the loss and metric curves of a run from MMEngine's log."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from mmrfa.checkpoints.writing import check_folder, written_aside
 from mmrfa.engine.cli import parse_args, run_tool
 from mmrfa.errors import InputError
+from mmrfa.results.runs import (
+    CONFIG,
+    NO_METRICS,
+    SCALARS,
+    read_config,
+    read_scalars,
+)
 
+USUAL = 'mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP', 'accuracy/top1'
 # Of what matplotlib draws.
 SUFFIXES = '.png .jpg .jpeg .pdf .svg .eps .ps .tif .tiff .webp'.split()
 
@@ -24,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--metrics',
         nargs='+',
-        default=['mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP', 'accuracy/top1'],
-        help='which validation metrics, where the log has them',
+        help=f'which validation metrics (default: those of {", ".join(USUAL)} '
+        'that the log has)',
     )
     parser.add_argument('--out', help='picture (default: WORK_DIR/curves.png)')
     args = parse_args(parser, argv)
@@ -42,41 +49,73 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_curves(
-    work_dir: Path, wanted: list[str]
+    work_dir: Path, wanted: list[str] | None
 ) -> tuple[list[tuple], dict[str, list[tuple]]]:
-    """Read the newest training log of a work dir.
+    """Read the newest training of a work dir, over all its starts.
+
+    Where a start went back to a checkpoint, what it logged again stands for
+    what was there.
 
     Args:
         work_dir (Path): as given to ``tools/train.py``.
-        wanted (list[str]): names of validation metrics.
+        wanted (list[str] | None): names of validation metrics. None: of
+            :data:`USUAL` those that the log has.
 
     Returns:
-        tuple: ``(step, loss)`` pairs, and for each metric that the log has
-        its ``(step, value)`` pairs. A step is what the run counts, iterations
-        or epochs.
+        tuple: ``(step, loss)`` pairs, and for each metric its ``(step,
+        value)`` pairs. A step is what the run counts, iterations or epochs.
 
     Raises:
-        InputError: no training log in that folder, or a damaged one.
+        InputError: no training log in that folder, or a damaged one, or one
+            without a metric that is wanted.
     """
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True)
+    files = sorted(work_dir.glob(f'*/{SCALARS}'))
+    run: dict[str, dict] = {}
     for file in files:
-        records = _records(file)
-        losses = _points(records, 'loss')
-        if losses:
-            metrics = {name: _points(records, name) for name in wanted}
-            return losses, {k: v for k, v in metrics.items() if v}
-    raise InputError(
-        f'work dir: expected */vis_data/scalars.json with losses in '
-        f'{work_dir}, found {len(files)} logs without any'
-    )
+        points = _points(read_scalars(file))
+        if 'loss' not in points:  # of a test
+            continue
+        if not _is_resumed(file):
+            run = {}
+        for name, values in points.items():
+            former = run.get(name, {}).items()
+            kept = {step: v for step, v in former if step < min(values)}
+            run[name] = {**kept, **values}
+    if not run:
+        raise InputError(
+            f'work dir: expected */{SCALARS} with losses in {work_dir}, '
+            f'found {len(files)} logs without any'
+        )
+    losses = [*run.pop('loss').items()]
+    missing = [name for name in wanted or () if name not in run]
+    if missing:
+        raise InputError(
+            f'--metrics: expected some that the log has, '
+            f'{", ".join(sorted(run)) or "none"}, got {", ".join(missing)}'
+        )
+    return losses, {
+        name: [*run[name].items()] for name in wanted or USUAL if name in run
+    }
 
 
-def _points(records: list[dict], name: str) -> list[tuple]:
-    return [
-        (record['step'], record[name])
-        for record in records
-        if _is_number(record.get('step')) and _is_number(record.get(name))
-    ]
+def _is_resumed(file: Path) -> bool:
+    """Whether the start that wrote a log went on with a run."""
+    config = file.parents[1] / CONFIG
+    return config.is_file() and bool(read_config(config).get('resume'))
+
+
+def _points(records: list[dict]) -> dict[str, dict]:
+    """The loss by step, and so each metric."""
+    found: dict[str, dict] = {}
+    for record in records:
+        step = record.get('step')
+        if not _is_number(step):
+            continue
+        names = {'loss'} if 'loss' in record else record.keys() - NO_METRICS
+        for name in names:
+            if _is_number(record[name]):
+                found.setdefault(name, {})[step] = record[name]
+    return found
 
 
 def _is_number(value: object) -> bool:
@@ -84,23 +123,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, float) or (
         isinstance(value, int) and abs(value) < 2**63
     )
-
-
-def _records(file: Path) -> list[dict]:
-    if not file.is_file():
-        raise InputError(f'{file}: expected a file, got a folder or pipe')
-    lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(dict(json.loads(line)))
-        except (TypeError, ValueError, RecursionError) as error:
-            if number < len(lines):  # the last one may still be written
-                raise InputError(
-                    f'{file}: expected JSON in line {number}, got '
-                    f'{line[:40]!r}'
-                ) from error
-    return records
 
 
 def draw_curves(
