@@ -5,7 +5,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,19 +27,23 @@ IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 def names_of(files: list[Path]) -> list[str]:
-    """Give each file the shortest name that no other one has.
+    """Give each file the shortest name that no other one could have.
 
     Of a.jpg and a.png neither may take the other's place.
 
     Args:
         files (list[Path]): none twice.
     """
-    kinds = [[naming(path) for path in files] for naming in NAMINGS]
-    counts = [Counter(names) for names in kinds]
-    return [
-        next(name for name, count in zip(names, counts) if count[name] == 1)
-        for names in zip(*kinds)
-    ]
+    wanted = [[naming(path) for naming in NAMINGS] for path in files]
+    counts = Counter(name for names in wanted for name in set(names))
+    found = []
+    for names in wanted:
+        own = (name for name in names if counts[name] == 1)
+        numbered = (f'{names[-1]}_{number}' for number in count(1))
+        unused = (name for name in numbered if not counts[name])
+        found.append(next(chain(own, unused)))
+        counts[found[-1]] = 1
+    return found
 
 
 class Frame(NamedTuple):

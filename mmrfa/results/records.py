@@ -205,9 +205,12 @@ def curve(lines: list[dict], metric: str) -> dict[int, float]:
         lines (list[dict]): kept scalars.
         metric (str): key of ``runs.METRICS``.
     """
-    name, factor = METRICS[metric].keys[0], METRICS[metric].factor
+    keys, factor = METRICS[metric].keys, METRICS[metric].factor
     return {
-        line['step']: line[name] * factor for line in lines if name in line
+        line['step']: line[key] * factor
+        for line in lines
+        for key in keys
+        if key in line
     }
 
 

@@ -1,11 +1,13 @@
 """Where images come from, and what is refused."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from mmrfa.deploy.sources import Source
+from mmrfa.deploy.sources import Source, names_of
 from mmrfa.errors import InputError
 
 
@@ -29,6 +31,13 @@ def test_images_get_names_of_their_own(photos):
     found = names(photos / '**' / '*.jpg')
     assert found[0] == 'a' and len(set(found)) == 3
     assert found[1].endswith('_photos_b.jpg') and '/' not in found[1]
+    for others in (
+        ['a.jpg', 'a.png', 'a.jpg.png'],  # the last one without its ending
+        ['a/b/x.jpg', 'a_b/x.jpg'],
+        ['x_0.jpg', 'a/x.jpg', 'b/x.jpg'],
+    ):
+        found = names_of([Path('/p', other) for other in others])
+        assert len(set(found)) == len(others), found
     source = Source(str(photos), limit=2)
     assert source.count == len(list(source)) == 2
     assert source.video is None

@@ -22,6 +22,8 @@ from mmrfa.results.queue import (
     clock,
     work_dir,
 )
+from mmrfa.results.records import used_config
+from mmrfa.results.runs import METRICS
 from mmrfa.results.studies import Form, Study, find_study, study_names
 
 from .crafted_runs import CONFIGS, craft
@@ -299,6 +301,15 @@ def test_clock():
     assert clock(3 * 3600 + 61) == '3 h 01 min'
 
 
+# What names of the metrics of an evaluator begin with; VOC's come second.
+GIVES = {
+    'Accuracy': 'accuracy/',
+    'IoUMetric': 'mIoU',
+    'CocoMetric': 'coco/',
+    'VOCMetric': 'coco/',
+}
+
+
 def test_studies_are_whole():
     """Every form has a config; ours differ in the operator."""
     for name in study_names():
@@ -307,6 +318,13 @@ def test_studies_are_whole():
         for form in study.forms.values():
             assert form.config in CONFIGS, form
             assert form.seeds >= 1
+            evaluator = used_config(CONFIGS[form.config], form.options)[
+                'val_evaluator'
+            ]
+            if isinstance(evaluator, list | tuple):
+                evaluator = evaluator[0]
+            kind = evaluator['type'].rpartition('.')[2]
+            assert METRICS[study.metric].keys[0].startswith(GIVES[kind]), form
     start = find_study('camvid_start', CONFIGS)
     assert len(start.forms) == 9
     neutral = start.forms['RFAConv neutral']

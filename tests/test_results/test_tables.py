@@ -89,7 +89,7 @@ def test_detection_units_and_missing_values(tmp_path):
     for op, ap in (('', 0.391), ('-aw', 0.4)):
         metrics = {'coco/bbox_mAP': ap, 'coco/bbox_mAP_s': -1.0}
         craft(tmp_path / f'run{op}', name.format(op), metrics)
-    shown = Shown(tmp_path, 'aw', 'coco_openmmlab')
+    shown = Shown(tmp_path, 'aw_coco', 'coco_openmmlab')
     model = 'Faster R-CNN ResNet-101-FPN', 'AWConv', 'box AP, gain'
     assert shown[model] == ('0.63', '0.90', '+0.27', '0')
     model = 'Faster R-CNN R101-FPN 1x', 'plain', 'box AP'

@@ -89,9 +89,9 @@ def test_bad_input_gives_one_line_and_writes_nothing(call, capsys, tmp_path):
         (['--runs', empty], 'expected a finished training run, found none'),
         (['--runs', tmp_path / 'nowhere'], 'expected a finished training'),
         (['--runs', tmp_path / 'early'], 'evaluated at 5 of 100'),
-        (['aw', '--costs'], 'imagenet, voc0712, coco, got aw'),
-        (['aw', '--out', tmp_path / 'no/where.md'], 'expected a folder'),
-        (['aw', '--out', empty], 'expected a file'),
+        (['aw_coco', '--costs'], 'voc0712, coco, got aw_coco'),
+        (['aw_coco', '--out', tmp_path / 'no/where.md'], 'expected a folder'),
+        (['aw_coco', '--out', empty], 'expected a file'),
     ):
         status = call(TOOL, '--out', out, *arguments)
         line = error_of(status, capsys.readouterr().err)
