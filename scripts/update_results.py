@@ -6,6 +6,7 @@ update_results.py       write them
 import sys
 from pathlib import Path
 
+from mmrfa.checkpoints.writing import write_whole
 from mmrfa.engine.cli import run_tool
 from mmrfa.results import page
 from mmrfa.results.figures import draw
@@ -19,14 +20,16 @@ def main() -> None:
     """Write all of it."""
     folder = REPO / 'results'
     records = read_records(folder)
-    studies = page.started(records, config_files(REPO))
+    configs = config_files(REPO)
+    studies = page.started(records, configs)
+    page.check_rows(studies, records, configs)
     readme = folder / 'README.md'
     text = readme.read_text(encoding='utf-8')
     steps, repeats = page.read_steps(folder), page.read_repeats(folder)
     text = page.render(text, studies, records, steps, repeats)
-    readme.write_text(text, encoding='utf-8')
     for study in studies:
         draw(study, records, folder, steps.get(study.name))
+    write_whole(text.encode(), readme)
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
+from mmrfa.checkpoints.writing import written_aside
 from mmrfa.results.pictures import median_seed, strips
 from mmrfa.results.records import (
     Record,
@@ -62,7 +63,6 @@ def draw(
     """
     import matplotlib.pyplot as plt
 
-    (folder / 'figures').mkdir(exist_ok=True)
     if PREDICTIONS in figures(study, records):
         draw_predictions(study, records, folder)
     by_form = {
@@ -101,7 +101,8 @@ def draw(
             axes.legend(fontsize=8)
         figure.suptitle(study.title, fontsize=10)
         figure.tight_layout()
-        figure.savefig(folder / figure_of(study, kind), dpi=120)
+        with written_aside(folder / figure_of(study, kind)) as part:
+            figure.savefig(part, dpi=120)
         plt.close(figure)
 
 
@@ -214,7 +215,8 @@ def draw_predictions(
         axis.axis('off')
     figure.suptitle(f'{study.title}, test, seed {seed}', fontsize=9)
     figure.tight_layout()
-    figure.savefig(folder / figure_of(study, PREDICTIONS), dpi=120)
+    with written_aside(folder / figure_of(study, PREDICTIONS)) as part:
+        figure.savefig(part, dpi=120)
     plt.close(figure)
 
 

@@ -2,11 +2,19 @@
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from statistics import mean
 
+from mmrfa.errors import InputError
 from mmrfa.results.figures import differences_to_plain, figure_of, figures
-from mmrfa.results.records import Record, read_records
+from mmrfa.results.records import (
+    TABLE,
+    Record,
+    digest,
+    read_records,
+    used_config,
+)
 from mmrfa.results.runs import METRICS
 from mmrfa.results.statistics import (
     Difference,
@@ -34,6 +42,44 @@ def started(records: list[Record], configs: dict[str, Path]) -> list[Study]:
     ]
 
 
+def check_rows(
+    studies: list[Study], records: list[Record], configs: dict[str, Path]
+) -> None:
+    """Make sure that rows are of the studies as they are.
+
+    Args:
+        studies (list[Study]): of :func:`started`.
+        records (list[Record]): rows of them.
+        configs (dict[str, Path]): files of the zoo by name.
+
+    Raises:
+        InputError: another form, metric, split or recipe.
+    """
+    by_name = {study.name: study for study in studies}
+    for record in records:
+        study = by_name[record.study]
+        form = study.forms.get(record.form)
+        wanted = dict(
+            config=form and form.config,
+            options=form and json.dumps(form.options),
+            metric=study.metric,
+            scored=study.scored,
+            recipe=form and _recipe(configs[form.config], record.options),
+        )
+        for name, value in wanted.items():
+            if getattr(record, name) != value:
+                key = ', '.join(map(str, record.key))
+                raise InputError(
+                    f'{TABLE}: {key}: expected {name} {value}, as the study '
+                    f'says, got {getattr(record, name)}'
+                )
+
+
+@cache
+def _recipe(config: Path, options: str) -> str:
+    return digest(used_config(config, json.loads(options)))
+
+
 def read_steps(folder: Path) -> dict[str, dict]:
     """What a training step takes, as ``benchmarks/study_steps.py`` found.
 
@@ -43,9 +89,20 @@ def read_steps(folder: Path) -> dict[str, dict]:
     Returns:
         dict[str, dict]: ``seconds`` and ``peak_bytes`` by form, and the
         machine; by study, of those that were timed.
+
+    Raises:
+        InputError: a file that is no JSON.
     """
-    files = sorted((folder / 'steps').glob('*.json'))
-    return {file.stem: json.loads(file.read_text()) for file in files}
+    found = {}
+    for file in sorted((folder / 'steps').glob('*.json')):
+        try:
+            found[file.stem] = json.loads(file.read_text())
+        except ValueError as error:
+            raise InputError(
+                f'{file}: expected what benchmarks/study_steps.py writes, '
+                f'got: {error}'
+            ) from error
+    return found
 
 
 def read_repeats(folder: Path) -> list[Record]:

@@ -108,6 +108,9 @@ def strips(
         seed (int): of :func:`median_seed`.
         records (list[Record]): rows of any study.
         folder (Path): of the results.
+
+    Raises:
+        InputError: a picture is not there, or damaged.
     """
     from PIL import Image
 
@@ -119,6 +122,11 @@ def strips(
         if form not in there:
             continue
         path = picture_file(folder, study.name, form, seed)
-        both = np.asarray(Image.open(path).convert('RGB'))
+        try:
+            both = np.asarray(Image.open(path).convert('RGB'))
+        except OSError as error:
+            raise InputError(
+                f'{path}: expected the masks that the run left, got: {error}'
+            ) from error
         truth, found[form] = np.split(both, 2, axis=1)
     return {'truth': truth, **found}

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -95,7 +96,8 @@ def read_records(folder: Path) -> list[Record]:
         list[Record]: in the order of the file.
 
     Raises:
-        InputError: another table, or a value of another kind.
+        InputError: another table, a run that is there twice, or a value of
+            another kind.
     """
     path = folder / TABLE
     if not path.is_file():
@@ -109,11 +111,26 @@ def read_records(folder: Path) -> list[Record]:
                 f'{path}: expected the columns {", ".join(names)}, got '
                 f'{", ".join(reader.fieldnames or ["none"])}'
             )
-        return [_parse(path, reader.line_num, line) for line in reader]
+        found = {}
+        for line in reader:
+            record = _parse(path, reader.line_num, line)
+            if record.key in found:
+                raise InputError(
+                    f'{path}: line {reader.line_num}: expected a run once, '
+                    f'got {", ".join(map(str, record.key))} again'
+                )
+            found[record.key] = record
+        return [*found.values()]
 
 
 def _parse(path: Path, number: int, line: dict[str, str]) -> Record:
     values = {}
+    if None in line or None in line.values():
+        cells = [cell for cell in line.values() if isinstance(cell, str)]
+        raise InputError(
+            f'{path}: line {number}: expected {len(fields(Record))} cells, '
+            f'got {len(cells) + len(line.get(None, ()))}'
+        )
     for field in fields(Record):
         text = line[field.name]
         kind = str(getattr(field.type, '__name__', field.type))
@@ -121,12 +138,18 @@ def _parse(path: Path, number: int, line: dict[str, str]) -> Record:
             values[field.name] = None
             continue
         try:
-            values[field.name] = KINDS.get(kind, float)(text)
-        except (TypeError, ValueError):
+            value = KINDS.get(kind, float)(text)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError('no number')
+            if field.name == 'options':
+                json.loads(text).items()
+        except (AttributeError, ValueError):
+            kind = 'a JSON object' if field.name == 'options' else kind
             raise InputError(
                 f'{path}: line {number}: expected {kind} for {field.name}, '
                 f'got {text!r}'
             ) from None
+        values[field.name] = value
     return Record(**values)
 
 

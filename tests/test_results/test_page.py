@@ -7,6 +7,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from mmrfa.errors import InputError
 from mmrfa.results import page
 from mmrfa.results.figures import (
     FIGURES,
@@ -46,6 +47,24 @@ def test_the_page_is_what_the_script_writes():
     for study in studies:
         for kind in FIGURES:
             assert (RESULTS / figure_of(study, kind)).is_file()
+
+
+def test_rows_of_other_studies_are_refused():
+    studies = page.started(RECORDS, CONFIGS)
+    page.check_rows(studies, RECORDS, CONFIGS)
+    first = next(r for r in RECORDS if r.study == 'clothing10')
+    for change, words in (
+        (dict(form='none'), 'expected config None'),
+        (dict(options='{"a": 1}'), 'expected options {}'),
+        (dict(metric='miou'), 'expected metric top1, as .*, got miou'),
+        (dict(test=None), 'expected scored test, as .*, got val'),
+        (dict(recipe='0' * 12), 'expected recipe .*, got 000000000000'),
+    ):
+        other = replace(first, **change)
+        with pytest.raises(
+            InputError, match=f'runs.csv: clothing10, .*{words}'
+        ):
+            page.check_rows(studies, [other], CONFIGS)
 
 
 def settling(name, metric):
@@ -103,10 +122,10 @@ def test_what_the_readme_says():
     less, at = told('RFAConv', 'open', 3, -1, 'bccd_yolov5')
     text = f'3 seeds, RFAConv lost {less} points of AP50 ({at}), which is open'
     less, at = told('RFCAConv', 'worse', 3, -1, 'bccd_yolov5')
-    text += f', and RFCAConv {less} ({at}); in YOLOv8n, 3 of 5 seeds, '
-    more, at = told('RFAConv', 'open', 3, study='bccd_yolov8')
+    text += f', and RFCAConv {less} ({at}); in YOLOv8n, 5 seeds, '
+    more, at = told('RFAConv', 'open', 5, study='bccd_yolov8')
     text += f'they gained {more} ({at}) and '
-    more, at = told('RFCAConv', 'open', 3, study='bccd_yolov8')
+    more, at = told('RFCAConv', 'open', 5, study='bccd_yolov8')
     assert f'{text}{more} ({at}), both open.' in words
     study = find_study('camvid', CONFIGS)
     longest = study.forms['plain longer'].options['train_cfg.max_iters']

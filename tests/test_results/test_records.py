@@ -53,6 +53,11 @@ def test_rows_come_back(tmp_path):
         ('study,form', 'form,study', 'expected the columns study, form'),
         (',30.0,', ',much,', "line 2: expected float for val, got 'much'"),
         ('plain,0,', 'plain,,', "line 2: expected int for seed, got ''"),
+        (',30.0,', ',nan,', "line 2: expected float for val, got 'nan'"),
+        (f',{"f" * 64}\n', '\n', 'line 2: expected 21 cells, got 20'),
+        ('f\n', 'f,more\n', 'line 2: expected 21 cells, got 22'),
+        ('"{""a.b"": 1}"', '[]', 'a JSON object for options, got'),
+        ('"{""a.b"": 1}"', '{a', 'a JSON object for options, got'),
     ],
 )
 def test_another_table_is_refused(tmp_path, old, new, line):
@@ -64,6 +69,15 @@ def test_another_table_is_refused(tmp_path, old, new, line):
     with pytest.raises(InputError, match='runs.csv: .*') as caught:
         read_records(tmp_path)
     assert line in str(caught.value)
+
+
+def test_a_run_that_is_there_twice(tmp_path):
+    """As after a merge of two branches."""
+    add_record(tmp_path, row())
+    path = tmp_path / 'runs.csv'
+    path.write_text(path.read_text() + path.read_text().splitlines()[1])
+    with pytest.raises(InputError, match='line 3: .* camvid, plain, 0 again'):
+        read_records(tmp_path)
 
 
 def test_scalars_come_back(tmp_path):
