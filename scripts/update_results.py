@@ -6,6 +6,8 @@ update_results.py       write them
 import sys
 from pathlib import Path
 
+from mmengine.logging import MMLogger
+
 from mmrfa.checkpoints.writing import write_whole
 from mmrfa.engine.cli import run_tool
 from mmrfa.results import page
@@ -18,6 +20,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Write all of it."""
+    MMLogger.get_current_instance().setLevel('WARNING')
     folder = REPO / 'results'
     records = read_records(folder)
     configs = config_files(REPO)

@@ -8,6 +8,8 @@ See mmrfa/results/metafiles.py for what they say and where it comes from.
 import sys
 from pathlib import Path
 
+from mmengine.logging import MMLogger
+
 from mmrfa.checkpoints.writing import write_whole
 from mmrfa.engine.cli import run_tool
 from mmrfa.results import metafiles
@@ -20,6 +22,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Write all files."""
+    MMLogger.get_current_instance().setLevel('WARNING')
     runs = metafiles.committed_runs(REPO)
     files = {REPO / 'model-index.yml': metafiles.index(REPO)}
     for folder in metafiles.folders(REPO):

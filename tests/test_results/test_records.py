@@ -102,6 +102,8 @@ def test_ap_is_per_cent():
     lines = [{'coco/bbox_mAP_50': 0.5, 'step': 100}]
     assert scores_of(lines, 'ap50') == (50.0, None)
     assert curve(lines, 'ap50') == {100: 50.0}
+    voc = [{'pascal_voc/AP50': 0.5, 'step': 3}]
+    assert curve(voc, 'ap50') == {3: 50.0}
 
 
 def test_rows_fill_the_tables_of_the_zoo(tmp_path):

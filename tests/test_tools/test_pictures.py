@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +44,21 @@ def test_curves_of_a_run_that_still_writes(curves, log, tmp_path, rest):
 def test_endings_in_capitals(curves, log, tmp_path):
     assert curves('--out', tmp_path / 'b.PNG') == 0
     assert Image.open(tmp_path / 'b.PNG').format == 'PNG'
+
+
+def test_a_full_disk_leaves_former_curves(
+    curves, log, tmp_path, capsys, monkeypatch
+):
+    def fail(figure, path, **_):
+        Path(path).write_text('half')
+        raise OSError(27, 'File too large')
+
+    monkeypatch.setattr('matplotlib.figure.Figure.savefig', fail)
+    (tmp_path / 'a.png').write_text('kept')
+    line = error_of(curves(), capsys.readouterr().err)
+    assert line == f'error: File too large: {tmp_path / "a.png"}'
+    assert (tmp_path / 'a.png').read_text() == 'kept'
+    assert {p.name for p in tmp_path.iterdir()} == {'a.png', 'run'}
 
 
 def test_damaged_logs_are_named(curves, log, capsys):
