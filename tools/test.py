@@ -3,14 +3,14 @@
 import argparse
 import os
 import sys
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 try:
     from mmrfa.checkpoints.writing import (
         check_folder,
         check_target,
-        folder_aside,
+        written_aside,
     )
     from mmrfa.engine.cli import add_run_arguments, parse_args, run_tool
     from mmrfa.engine.config import load_config, set_work_dir
@@ -64,42 +64,56 @@ def main(argv: list[str] | None = None) -> None:
         'config say',
     )
     args = parse_args(parser, argv)
-    from mmengine.dist import is_main_process
 
     config = load_config(args.config, args.cfg_options)
     set_work_dir(config, args.work_dir)
     config.load_from, config.resume = args.checkpoint, False
+    if args.out is not None:
+        check_target(args.checkpoint, args.out)
+        check_folder(Path(args.out).parent)
+        dump_predictions(config, args.out)
     if args.show or args.show_dir is not None:
         draw_predictions(config, args)
     if args.tta:
         use_tta(config)
-    with ExitStack() as stack:
-        if args.out is not None:
-            out = Path(args.out)
-            check_target(args.checkpoint, out)
-            check_folder(out.parent)
-            # Of several processes one writes it.
-            folder = stack.enter_context(folder_aside(out))
-            dump_predictions(config, folder / out.name)
-        build_runner(config, args.launcher, train=False).test()
-    if args.out is not None and is_main_process():
-        print(f'predictions: {args.out}')
+    runner = build_runner(config, args.launcher, train=False)
+    dump_whole(runner.test_loop.evaluator.metrics)
+    runner.test()
 
 
-def dump_predictions(config, path: Path) -> None:
+def dump_whole(metrics: list) -> None:
+    """Let a file of predictions stay until the new one is whole.
+
+    Args:
+        metrics (list[BaseMetric]): those that write predictions change.
+    """
+    from mmengine.evaluator import DumpResults
+    from mmengine.fileio import dump
+
+    def write(metric: DumpResults, results: list) -> dict:
+        with written_aside(Path(metric.out_file_path)) as part:
+            dump(results, part)
+        print(f'predictions: {metric.out_file_path}')
+        return {}
+
+    for metric in metrics:
+        if isinstance(metric, DumpResults):
+            metric.compute_metrics = partial(write, metric)
+
+
+def dump_predictions(config, path: str) -> None:
     """Add the writing of predictions to the metrics.
 
     Args:
         config (Config): changed in place.
-        path (Path): the file.
+        path (str): the file.
 
     Raises:
         InputError: no name of a pickle file.
     """
-    if path.suffix not in ('.pkl', '.pickle'):
+    if Path(path).suffix not in ('.pkl', '.pickle'):
         raise InputError(
-            '--out: expected a name that ends in .pkl or .pickle, got '
-            f'{path.name}'
+            f'--out: expected a name that ends in .pkl or .pickle, got {path}'
         )
     detection = _scope(config) in ('mmdet', 'mmyolo')  # packs its masks
     kind = 'mmdet.DumpDetResults' if detection else 'DumpResults'
@@ -113,7 +127,7 @@ def dump_predictions(config, path: Path) -> None:
         metrics = metrics['metrics']
     config.test_evaluator = [
         *(metrics if isinstance(metrics, list | tuple) else [metrics]),
-        dict(type=kind, out_file_path=str(path)),
+        dict(type=kind, out_file_path=path),
     ]
 
 

@@ -10,7 +10,9 @@ from tempfile import TemporaryDirectory
 
 from mmrfa.errors import InputError
 
-PART = '.part.'  # that names of what is not whole begin with
+PART = '.part'
+# What has no room: a full disk, a quota, a limit of the process.
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def check_target(source: str | Path, target: str | Path) -> None:
@@ -78,9 +80,11 @@ def save(content: dict, target: str | Path) -> None:
 
 
 def write_whole(data: bytes | memoryview, target: str | Path) -> None:
-    """Write a file with :func:`written_aside`, and sync it.
+    """Write a file beside its place, sync it, then move it there.
 
-    What is there stays until the new one is on the disk.
+    What is there stays until the new one is whole and on the disk. A process
+    that is killed meanwhile leaves a file that ends in ``.part``: it must not
+    be taken for a checkpoint.
 
     Args:
         data (bytes | memoryview): the content.
@@ -90,8 +94,9 @@ def write_whole(data: bytes | memoryview, target: str | Path) -> None:
         OSError: with the name of the file, also where the disk is full.
     """
     target = Path(target)
+    part = target.with_name(f'.{target.name}.{os.getpid()}{PART}')
     try:
-        with written_aside(target) as part, part.open('wb') as stream:
+        with _replacing(target, part), part.open('wb') as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -105,9 +110,6 @@ def write_whole(data: bytes | memoryview, target: str | Path) -> None:
 def written_aside(target: Path) -> Iterator[Path]:
     """Give a place beside a file, whose content then takes its place.
 
-    A process that is killed meanwhile leaves a file that
-    :func:`remove_parts` knows.
-
     Args:
         target (Path): what is there stays until the ``with`` block ends
             well. Folders are made as needed.
@@ -116,14 +118,9 @@ def written_aside(target: Path) -> Iterator[Path]:
         Path: of the same suffix; what is left there after an error is
         removed.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f'{PART}{os.getpid()}.{target.name}')
-    try:
-        with _named(target):
-            yield part
-            part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    part = target.with_name(f'.{os.getpid()}{PART}.{target.name}')
+    with _replacing(target, part), _named(target):
+        yield part
 
 
 @contextmanager
@@ -138,7 +135,7 @@ def folder_aside(target: Path) -> Iterator[Path]:
         well is moved beside ``target``, replacing what has the same name.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=PART, dir=target.parent) as name:
+    with TemporaryDirectory(prefix=f'{PART}.', dir=target.parent) as name:
         folder = Path(name)
         with _named(target):
             yield folder
@@ -147,25 +144,35 @@ def folder_aside(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def _replacing(target: Path, part: Path) -> Iterator[None]:
+    """Move a part to its place where the block ends well, else remove it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
 def _named(target: Path) -> Iterator[None]:
     """Name the file that a full disk, or a limit, has no room for."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL:
             error.filename = error.filename or str(target)
         raise
 
 
 def remove_parts(folder: str | Path) -> None:
-    """Remove files that killed processes left of :func:`written_aside`.
+    """Remove what killed processes left of :func:`write_whole`.
 
     Args:
-        folder (str | Path): nobody else writes to it.
+        folder (str | Path): nobody else writes checkpoints to it.
     """
-    for part in Path(folder).glob(f'{PART}*'):
-        if part.is_file():
-            part.unlink(missing_ok=True)
+    for part in Path(folder).glob(f'.*.pth.*{PART}'):
+        part.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

@@ -311,8 +311,16 @@ def _overwrites(graph: fx.Graph, model: nn.Module) -> bool:
                 if any(order[user] > order[node] for user in other.users):
                     return True
         sources = [] if _is_fresh(node, model) else _inputs(node)
-        owner[node] = owner[sources[0]] if sources else node
-        names.setdefault(owner[node], []).append(node)
+        if _in_place(node, model):
+            sources = sources[:1]
+        # Of several it may be a view of any: they count as one memory.
+        first, *others = dict.fromkeys(map(owner.get, sources)) or [node]
+        for other in others:
+            for name in names[other]:
+                owner[name] = first
+            names[first] += names.pop(other)
+        owner[node] = first
+        names.setdefault(first, []).append(node)
     return False
 
 

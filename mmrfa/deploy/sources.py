@@ -155,4 +155,6 @@ class Source:
 
 def _images_of(paths) -> list[Path]:
     found = (path for path in paths if path.suffix.lower() in IMAGES)
-    return sorted(path for path in found if path.is_file())
+    # Hidden ones are what a killed run, or another system, left of an image.
+    seen = (path for path in found if not path.name.startswith('.'))
+    return sorted(path for path in seen if path.is_file())

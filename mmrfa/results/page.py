@@ -49,15 +49,20 @@ def check_rows(
 
     Args:
         studies (list[Study]): of :func:`started`.
-        records (list[Record]): rows of them.
+        records (list[Record]): rows.
         configs (dict[str, Path]): files of the zoo by name.
 
     Raises:
-        InputError: another form, metric, split or recipe.
+        InputError: another study, form, metric, split or recipe.
     """
     by_name = {study.name: study for study in studies}
     for record in records:
-        study = by_name[record.study]
+        study = by_name.get(record.study)
+        if study is None:
+            raise InputError(
+                f'{TABLE}: expected studies out of {", ".join(study_names())},'
+                f' got {record.study}'
+            )
         form = study.forms.get(record.form)
         wanted = dict(
             config=form and form.config,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mmrfa.checkpoints.writing import write_whole
+from mmrfa.checkpoints.writing import FULL, write_whole
 from mmrfa.engine.config import reason
 from mmrfa.engine.stopping import StopSignals
 from mmrfa.errors import InputError
@@ -167,6 +167,7 @@ class Running:
         """Until the command has ended."""
         if self.process:
             self.process.wait()
+            self.poll()
 
     def last_line(self) -> str:
         """What the log ends with, for the one line about a failure."""
@@ -263,10 +264,7 @@ class Queue:
                     each.signal(signal.SIGKILL)
                 raise
             except BaseException:  # an error of ours costs no run its steps
-                for each in self.running:
-                    each.signal(signal.SIGTERM)
-                for each in self.running:
-                    each.wait()
+                self._stop()
                 raise
         if asked:
             self.say(
@@ -277,6 +275,19 @@ class Queue:
         for line in self.failed:
             self.say(f'failed: {line}')
         return 1 if self.failed else 0
+
+    def _stop(self) -> None:
+        """Let all runs save, and wait for them, or for Ctrl-C."""
+        for each in self.running:
+            each.signal(signal.SIGTERM)
+        try:
+            for each in self.running:
+                each.wait()
+                self._keep_cost(each)
+        except KeyboardInterrupt:
+            for each in self.running:
+                each.signal(signal.SIGKILL)
+            raise
 
     def _start_one(self) -> bool:
         """Start the next job that can, if it finds a place."""
@@ -327,6 +338,10 @@ class Queue:
                 return
         except (InputError, OSError) as error:
             self._fail(each, reason(error))
+            if getattr(error, 'errno', None) in FULL and self.waiting:
+                # Each of them would fail in a moment.
+                self.say(f'not started: {len(self.waiting)} runs')
+                self.waiting.clear()
             return
         self._leave(each)
         self.done += 1

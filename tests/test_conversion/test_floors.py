@@ -110,6 +110,13 @@ def overwritten_through_another_view(x):
     return c
 
 
+def overwritten_as_one_of_several(x):
+    a = F.relu(x)
+    _, view = torch.broadcast_tensors(x * 1, a)
+    view.sub_(1)
+    return a
+
+
 def by_position(a):
     F.elu(a, 2.0, True)
     F.hardtanh(a, -4.0, -3.0, True)
@@ -178,6 +185,7 @@ CASES = {
     'beside a ReLU': (overwritten_beside_a_relu, None, nn.ReLU(True)),
     'behind its parts': (overwritten_behind_parts, None),
     'through another view': (overwritten_through_another_view, None),
+    'as one of several': (overwritten_as_one_of_several, None),
     'by position': (lambda x: by_position(F.relu(x)), None),
     'keywords': (lambda x: torch.cat(tensors=[x.relu().mul(other=x)]), None),
     'by name': (lambda x: into(F.relu(x), x), None),

@@ -15,7 +15,7 @@ from mmrfa.errors import InputError
 def photos(tmp_path):
     folder = tmp_path / 'photos'
     (folder / 'deeper').mkdir(parents=True)
-    for name in ('b.jpg', 'a.PNG', 'a.jpg', 'deeper/b.jpg'):
+    for name in ('b.jpg', 'a.PNG', 'a.jpg', '.c.jpg', 'deeper/b.jpg'):
         Image.new('RGB', (8, 6)).save(folder / name)
     (folder / 'notes.txt').write_text('no image')
     return folder

@@ -182,7 +182,21 @@ def test_killed_while_saving(sample_root, tmp_path, moment) -> None:
     assert in_child(run) == -signal.SIGKILL
     config = Config(dict(work_dir=str(tmp_path)))
     path, skipped = find_whole_checkpoint(config, ReadAhead())
-    assert path is not None and skipped == []
+    whole = {str(tmp_path / f'iter_{step}.pth') for step in (2, 4)}
+    assert path in whole and skipped == []
+
+
+def test_killed_while_saving_the_first(sample_root, tmp_path) -> None:
+    """Half a checkpoint is none: the run starts at 0."""
+
+    def run() -> None:
+        killing(writing.Path, 'replace', lambda path, to: to.suffix == '.pth')
+        train(segmentation(sample_root, tmp_path))
+
+    assert in_child(run) == -signal.SIGKILL
+    assert [*tmp_path.glob('.*.part')]
+    config = Config(dict(work_dir=str(tmp_path)))
+    assert find_whole_checkpoint(config, ReadAhead()) == (None, [])
 
 
 def test_best_goes_last(sample_root, tmp_path, monkeypatch) -> None:

@@ -57,7 +57,7 @@ def test_same_weights(uninterrupted, sample_root, tmp_path, task):
     assert in_child(lambda: run(False)) == -signal.SIGKILL
     assert in_child(lambda: run(True)) == 0
     assert_same(uninterrupted / task / last, tmp_path / last)
-    assert not list(tmp_path.glob('.part.*'))
+    assert not list(tmp_path.glob('.*.part'))
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def test_rows_of_other_studies_are_refused():
     studies = page.started(RECORDS, CONFIGS)
     page.check_rows(studies, RECORDS, CONFIGS)
     first = next(r for r in RECORDS if r.study == 'clothing10')
+    with pytest.raises(InputError, match='studies out of camvid.* got none'):
+        page.check_rows(studies, [replace(first, study='none')], CONFIGS)
     for change, words in (
         (dict(form='none'), 'expected config None'),
         (dict(options='{"a": 1}'), 'expected options {}'),

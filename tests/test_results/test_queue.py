@@ -181,21 +181,23 @@ SAVES = (
 
 def two_runs(tmp_path, error):
     """One at work while the row of the other cannot be made."""
-    long, short = make_jobs(tmp_path, ['long', 'short'], 1)
+    long, short, third = make_jobs(tmp_path, ['long', 'short', 'third'], 1)
     runs = Runs({'long': SAVES})
     keep = runs.finish
 
     def finish(job, cost, place):
         if job is not short:
             return keep(job, cost, place)
-        while not (long.work_dir / 'here').exists():
+        for _ in range(1500):
+            if (long.work_dir / 'here').exists():
+                break
             time.sleep(0.02)
         if isinstance(error, OSError):
             (tmp_path / 'tiny/go').touch()
         raise error
 
     runs.finish = finish
-    return long, runs, runs.queue([long, short], [Place(1)] * 2)
+    return long, runs, runs.queue([long, short, third], [Place(1)] * 2)
 
 
 def test_a_full_disk_fails_one_run(tmp_path):
@@ -205,6 +207,7 @@ def test_a_full_disk_fails_one_run(tmp_path):
     assert runs.finished == [('long', 0)]
     told = 'failed: tiny: short, seed 0: OSError: [Errno 28] No space left'
     assert runs.lines[-1].startswith(told)
+    assert 'not started: 1 runs' in runs.lines
 
 
 def test_a_defect_lets_the_others_save(tmp_path):
@@ -212,6 +215,7 @@ def test_a_defect_lets_the_others_save(tmp_path):
     with pytest.raises(ZeroDivisionError):
         queue.run()
     assert (long.work_dir / 'saved').exists()
+    assert Cost.of(long.work_dir).seconds > 0.2
 
 
 def test_time_is_kept_while_a_run_goes_on(tmp_path):

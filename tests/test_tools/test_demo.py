@@ -129,6 +129,12 @@ def test_curves_are_of_the_newest_training(tmp_path, call, capsys) -> None:
     losses, metrics = tool.read_curves(tmp_path, ['mIoU'])
     assert losses == [(5, 2.0), (9, 0.9), (13, 0.5)]
     assert metrics == {'mIoU': [(5, 40.0), (13, 45.0)]}
+    # What a start left that others went back behind is not of the run.
+    scalars(tmp_path, '2026_5', dict(step=7, epoch=6, loss=0.8))
+    (tmp_path / '2026_5/vis_data/config.py').write_text('resume = "auto"')
+    losses, metrics = tool.read_curves(tmp_path, None)
+    assert losses == [(5, 2.0), (7, 0.8)]
+    assert metrics == {'mIoU': [(5, 40.0)]}
     with pytest.raises(InputError, match='log has, mIoU, got mAcc'):
         tool.read_curves(tmp_path, ['mIoU', 'mAcc'])
     empty = tmp_path / 'empty'

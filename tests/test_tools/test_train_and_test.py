@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_former_predictions(
         Path(path).write_text('half')
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('mmengine.evaluator.metric.dump', fail)
+    monkeypatch.setattr('mmengine.fileio.dump', fail)
     out = tmp_path / 'out' / 'former.pkl'
     out.parent.mkdir()
     out.write_text('kept')
@@ -172,11 +172,11 @@ def test_predictions_beside_any_evaluator(capsys) -> None:
     iou = dict(type='IoUMetric')
     for given in (iou, [iou], dict(type='Evaluator', metrics=[iou])):
         config = Config(dict(test_evaluator=given))
-        tool.dump_predictions(config, Path('a.pkl'))
+        tool.dump_predictions(config, 'a.pkl')
         kinds = [metric['type'] for metric in config.test_evaluator]
         assert kinds == ['IoUMetric', 'DumpResults']
     with pytest.raises(InputError, match='--out: expected test_evaluator'):
-        tool.dump_predictions(Config(dict(test_evaluator=None)), Path('a.pkl'))
+        tool.dump_predictions(Config(dict(test_evaluator=None)), 'a.pkl')
     with pytest.raises(InputError, match='tta_pipeline and test_dataloader'):
         tool.use_tta(Config(dict(tta_model={})))
 

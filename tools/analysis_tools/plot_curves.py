@@ -72,15 +72,21 @@ def read_curves(
     files = sorted(work_dir.glob(f'*/{SCALARS}'))
     run: dict[str, dict] = {}
     for file in files:
-        points = _points(read_scalars(file))
+        records = read_scalars(file)
+        points = _points(records)
         if 'loss' not in points:  # of a test
             continue
         if not _is_resumed(file):
             run = {}
+        # Evaluations count epochs where training lines name them.
+        epochs = [r['epoch'] for r in records if 'loss' in r and 'epoch' in r]
+        begun = min(points['loss'])
+        epoch = min(filter(_is_number, epochs), default=begun)
+        for name, values in run.items():
+            end = begun if name == 'loss' else epoch
+            run[name] = {at: v for at, v in values.items() if at < end}
         for name, values in points.items():
-            former = run.get(name, {}).items()
-            kept = {step: v for step, v in former if step < min(values)}
-            run[name] = {**kept, **values}
+            run.setdefault(name, {}).update(values)
     if not run:
         raise InputError(
             f'work dir: expected */{SCALARS} with losses in {work_dir}, '
