@@ -89,7 +89,8 @@ class Source:
         if text.isdecimal() and len(text) < 5 and not path.exists():
             self._open(int(text), f'camera_{text}')
         elif path.is_dir():
-            self.files = _images_of(path.iterdir())
+            # Hidden ones are what a killed run, or another system, left.
+            self.files = _images_of(path.glob('[!.]*'))
             if not self.files:
                 raise InputError(
                     f'input {text}: expected images ({", ".join(IMAGES)}) in '
@@ -155,6 +156,4 @@ class Source:
 
 def _images_of(paths) -> list[Path]:
     found = (path for path in paths if path.suffix.lower() in IMAGES)
-    # Hidden ones are what a killed run, or another system, left of an image.
-    seen = (path for path in found if not path.name.startswith('.'))
-    return sorted(path for path in seen if path.is_file())
+    return sorted(path for path in found if path.is_file())
