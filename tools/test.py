@@ -77,7 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.tta:
         use_tta(config)
     runner = build_runner(config, args.launcher, train=False)
-    dump_whole(runner.test_loop.evaluator.metrics)
+    if args.out is not None:
+        dump_whole(runner.test_loop.evaluator.metrics)
     runner.test()
 
 

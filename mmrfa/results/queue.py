@@ -242,52 +242,50 @@ class Queue:
             int: 0 once all are done, 1 where some failed; 128 and its number
             after a signal.
         """
-        told = self.began = time.monotonic()
-        asked = 0
         with StopSignals() as signals:
             try:
-                while self.running or (self.waiting and not asked):
-                    if signals.number and not asked:
-                        asked = signals.number
-                        for each in self.running:
-                            each.signal(signal.SIGTERM)
-                    while not asked and self._start_one():
-                        pass
-                    time.sleep(POLL)
-                    for each in list(self.running):
-                        self._look_at(each, asked)
-                    if self.running and time.monotonic() - told > self.every:
-                        told = time.monotonic()
-                        self._tell()
+                stopped_by = self._work(signals)
             except KeyboardInterrupt:  # the second signal
-                for each in self.running:
-                    each.signal(signal.SIGKILL)
+                self._signal(signal.SIGKILL)
                 raise
-            except BaseException:  # an error of ours costs no run its steps
-                self._stop()
-                raise
-        if asked:
+        if stopped_by:
             self.say(
                 f'stopped with {self.done} of {self.total} runs done; '
                 'to go on, start the same command'
             )
-            return 128 + asked
+            return 128 + stopped_by
         for line in self.failed:
             self.say(f'failed: {line}')
         return 1 if self.failed else 0
 
-    def _stop(self) -> None:
-        """Let all runs save, and wait for them, or for Ctrl-C."""
-        for each in self.running:
-            each.signal(signal.SIGTERM)
+    def _work(self, signals: StopSignals) -> int:
+        """Until all is done, or has been stopped: by which signal, or 0."""
+        told = self.began = time.monotonic()
+        asked = 0
         try:
+            while self.running or (self.waiting and not asked):
+                if signals.number and not asked:
+                    asked = signals.number
+                    self._signal(signal.SIGTERM)
+                while not asked and self._start_one():
+                    pass
+                time.sleep(POLL)
+                for each in list(self.running):
+                    self._look_at(each, asked)
+                if self.running and time.monotonic() - told > self.every:
+                    told = time.monotonic()
+                    self._tell()
+        except Exception:  # an error of ours costs no run its steps
+            self._signal(signal.SIGTERM)
             for each in self.running:
                 each.wait()
                 self._keep_cost(each)
-        except KeyboardInterrupt:
-            for each in self.running:
-                each.signal(signal.SIGKILL)
             raise
+        return asked
+
+    def _signal(self, number: int) -> None:
+        for each in self.running:
+            each.signal(number)
 
     def _start_one(self) -> bool:
         """Start the next job that can, if it finds a place."""
