@@ -171,7 +171,7 @@ def remove_parts(folder: str | Path) -> None:
     Args:
         folder (str | Path): nobody else writes checkpoints to it.
     """
-    for part in Path(folder).glob(f'.*.pth.*{PART}'):
+    for part in Path(folder).glob(f'.*{PART}'):
         part.unlink(missing_ok=True)
 
 

@@ -65,7 +65,7 @@ def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
         for hook in hooks:
             hook.remove()
     found = {
-        operator: _whitening(operator.feature_norm, *entry)
+        operator: _with_moments(operator.feature_norm, *entry)
         for operator, entry in sums.items()
         if entry[0]  # else it saw empty batches alone
     }
@@ -83,7 +83,7 @@ def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
     return count
 
 
-def _whitening(
+def _with_moments(
     norm: nn.Module, number: float, total: Tensor, squares: Tensor
 ) -> dict[str, Tensor]:
     """A norm that computes in eval mode what it does, by other moments.

@@ -83,6 +83,7 @@ def front(module: nn.Module) -> Range | None:
         return None
     if kind is nn.Hardtanh:
         return module.min_val, module.max_val
+    # With a negative alpha CELU has no lower end.
     if kind is nn.ELU or (kind is nn.CELU and module.alpha > 0):
         return -abs(module.alpha), math.inf
     return ACTIVATIONS.get(kind.__name__.lower())
@@ -303,7 +304,8 @@ def _overwrites(graph: fx.Graph, model: nn.Module) -> bool:
     owner: dict[fx.Node, fx.Node] = {}
     names: dict[fx.Node, list[fx.Node]] = {}  # of the memory of an owner
     for node in graph.nodes:
-        if _in_place(node, model):
+        in_place = _in_place(node, model)
+        if in_place:
             named = 'out' in node.kwargs or not node.args
             if named or not isinstance(node.args[0], fx.Node):
                 return True
@@ -311,7 +313,7 @@ def _overwrites(graph: fx.Graph, model: nn.Module) -> bool:
                 if any(order[user] > order[node] for user in other.users):
                     return True
         sources = [] if _is_fresh(node, model) else _inputs(node)
-        if _in_place(node, model):
+        if in_place:
             sources = sources[:1]
         # Of several it may be a view of any: they count as one memory.
         first, *others = dict.fromkeys(map(owner.get, sources)) or [node]

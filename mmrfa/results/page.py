@@ -64,12 +64,17 @@ def check_rows(
                 f' got {record.study}'
             )
         form = study.forms.get(record.form)
+        if form is None:
+            raise InputError(
+                f'{TABLE}: expected forms of {study.name} out of '
+                f'{"; ".join(study.forms)}, got {record.form}'
+            )
         wanted = dict(
-            config=form and form.config,
-            options=form and json.dumps(form.options),
+            config=form.config,
+            options=json.dumps(form.options),
             metric=study.metric,
             scored=study.scored,
-            recipe=form and _recipe(configs[form.config], record.options),
+            recipe=_recipe(configs[form.config], record.options),
         )
         for name, value in wanted.items():
             if getattr(record, name) != value:

@@ -55,8 +55,9 @@ def test_rows_of_other_studies_are_refused():
     first = next(r for r in RECORDS if r.study == 'clothing10')
     with pytest.raises(InputError, match='studies out of camvid.* got none'):
         page.check_rows(studies, [replace(first, study='none')], CONFIGS)
+    with pytest.raises(InputError, match='of clothing10 .*plain; .* got none'):
+        page.check_rows(studies, [replace(first, form='none')], CONFIGS)
     for change, words in (
-        (dict(form='none'), 'expected config None'),
         (dict(options='{"a": 1}'), 'expected options {}'),
         (dict(metric='miou'), 'expected metric top1, as .*, got miou'),
         (dict(test=None), 'expected scored test, as .*, got val'),

@@ -96,7 +96,7 @@ def read_curves(
     missing = [name for name in wanted or () if name not in run]
     if missing:
         raise InputError(
-            f'--metrics: expected some that the log has, '
+            '--metrics: expected some that the log has, '
             f'{", ".join(sorted(run)) or "none"}, got {", ".join(missing)}'
         )
     return losses, {
