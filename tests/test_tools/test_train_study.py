@@ -21,7 +21,7 @@ from mmrfa.results.pictures import (
     has_predictions,
     picture_file,
 )
-from mmrfa.results.queue import Job, Place, Queue, work_dir
+from mmrfa.results.queue import Cost, Job, Place, Queue, work_dir
 from mmrfa.results.records import (
     digest,
     read_kept_scalars,
@@ -101,6 +101,10 @@ def test_stopped_and_started_again(queue, tmp_path, monkeypatch):
     assert json.loads(record.options) == OPTIONS
     assert record.peak_mb > 100
     assert record.seconds > 1
+    # Of a run that outlived its queue: its steps at least.
+    alone = finish(job, Cost(), Place(1), tmp_path / 'alone')
+    spent = 6 * alone.step_seconds
+    assert 0 < alone.seconds == pytest.approx(spent, abs=0.06)
     net = network(TINY_SEG, OPTIONS)
     assert net.backbone.layer4[0].conv1.start == 'neutral'
     assert record.params == parameters(net)
