@@ -14,7 +14,7 @@ from mmrfa.version import __version__
 
 REPO = Path(__file__).resolve().parents[1]
 project, release = 'mmrfa', __version__
-author = 'The mmrfa contributors'
+author = 'The mmrfa maintainers'
 project_copyright = author
 
 extensions = [

@@ -33,9 +33,9 @@ class CheckedBackend(LocalBackend):
 
     Args:
         strict (bool): decode each JPEG, as small as that goes, and stop at
-            what the decoder warns of: holes, and halves that have an end. A
-            third of the decoding more, so ``tools/misc/check_data.py`` once
-            is cheaper than this in each epoch. Defaults to False.
+            what the decoder warns of: holes, and halves that have an end.
+            ``tools/misc/check_data.py`` once is cheaper than this in each
+            epoch. Defaults to False.
     """
 
     def __init__(self, strict: bool = False) -> None:

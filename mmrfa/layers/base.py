@@ -44,8 +44,8 @@ def _then_start(init: Callable[..., None]) -> Callable[..., None]:
 class AttentionConv2d(nn.Module):
     """Base of all operators: arguments, checks and attributes of nn.Conv2d.
 
-    A subclass adds its attention and implements ``_forward``; where that is
-    not exactly a plain convolution at some values of its parameters, also
+    A subclass adds its attention and implements ``_forward``; where that is,
+    at some values of its parameters, a plain convolution up to a factor, also
     ``_neutral``. The weighted sum over the window has ``weight``, of shape
     (out_channels, in_channels / groups, kh, kw), and ``bias``, as
     ``nn.Conv2d`` has them.

@@ -67,8 +67,8 @@ def build_converted(
 
     Raises:
         InputError: an unknown operator or start, a start of the operator,
-            nothing to convert, or, with a fresh start, a convolution that is
-            frozen.
+            nothing to convert, or, unless the start is exact, a convolution
+            that is frozen.
     """
     cfg = dict(model, type=original)
     if attention_conv is None:

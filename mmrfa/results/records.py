@@ -31,7 +31,7 @@ class Record:
         metric (str): key of ``runs.METRICS``.
         val (float): that of the last step, in per cent.
         test (float | None): likewise, of the test split, if it was scored.
-        steps (int): iterations trained.
+        steps (int): iterations trained, up to the last one that was logged.
         step_seconds (float): median of what MMEngine logged for a step,
             beside whatever else ran; not for comparisons of speed.
         seconds (float): from start to end, all starts together.

@@ -115,9 +115,9 @@ def test_what_the_readme_says():
     text += f'RFAConv {rfa} ({at}). '
     cbam, at = told('CBAMConv', 'worse', 5, -1)
     text += f'CBAMConv lost {cbam} ({at}, 5 seeds), and '
-    text += 'plain networks with a fifth more steps, for as much time as '
+    text += 'plain networks with a fifth more steps, what RFAConv costs on a '
     longer, at = told('plain longer', 'open', 5)
-    assert text + f'RFAConv takes, gained {longer} ({at}).' in words
+    assert text + f'CPU, gained {longer} ({at}).' in words
     most, broad = told('RFCBAMConv', 'better', 3, study='clothing10')
     more, at = told('RFAConv', 'better', 3, study='clothing10')
     done = len([r for r in RECORDS if r.study == 'clothing10'])
@@ -126,14 +126,14 @@ def test_what_the_readme_says():
     )
     text += f' of top-1 ({broad}, 3 seeds) and RFAConv {more} ({at}).'
     assert text in words
-    less, at = told('RFAConv', 'open', 3, -1, 'bccd_yolov5')
-    text = f'3 seeds, RFAConv lost {less} points of AP50 ({at}), which is open'
     less, at = told('RFCAConv', 'worse', 3, -1, 'bccd_yolov5')
-    text += f', and RFCAConv {less} ({at}); in YOLOv8n, 5 seeds, '
+    text = f'3 seeds, RFCAConv lost {less} points of AP50 ({at}) and RFAConv '
+    less, at = told('RFAConv', 'open', 3, -1, 'bccd_yolov5')
+    text += f'{less} ({at}), which is open; in YOLOv8n, 5 seeds, '
     more, at = told('RFAConv', 'open', 5, study='bccd_yolov8')
-    text += f'they gained {more} ({at}) and '
+    text += f'RFAConv gained {more} ({at}) and '
     more, at = told('RFCAConv', 'open', 5, study='bccd_yolov8')
-    assert f'{text}{more} ({at}), both open.' in words
+    assert f'{text}RFCAConv {more} ({at}), both open.' in words
     study = find_study('camvid', CONFIGS)
     longest = study.forms['plain longer'].options['train_cfg.max_iters']
     assert (
