@@ -42,6 +42,7 @@ TYPES = {
     torch.float16: '*fp16',
     torch.bfloat16: '*bf16',
 }
+OTHERS = {torch.float64: '*fp64', torch.int32: '*i32'}
 RESULTS = Path(__file__).parent / 'results/triton_resources'
 # Kernel, stride, padding, dilation; channels and outputs
 GEOMETRIES = [(3, 1, 1, 1), (3, 2, 2, 2), (5, 1, 2, 1), (7, 1, 3, 1)]
@@ -86,7 +87,7 @@ def recorded(case: tuple, dtype: torch.dtype, last: bool) -> dict:
         for gain, unfold in ((None, False), (shift, False), (None, True)):
             of = features.Features(x, weight, shift, window, gain, unfold)
             features.gradients(of, features.weighted(of))
-        mean, covariance = moments.rf_moments(x, *geometry)
+        mean, covariance = moments.rf_exact_moments(x, weight, 1e-5, *geometry)
         moments.rf_moments_backward(mean, covariance, x, mean, *geometry)
         of = features.Features(x, weight, shift, window, shift)
         if last and 'chip' in conv.ways(of, last_sum):
@@ -123,7 +124,7 @@ def compiled(kernel: str, arguments: dict, tile: dict, arch: int) -> dict:
         value = values[name]
         parameter = function.params[place]
         if isinstance(value, torch.Tensor):
-            signature[name] = TYPES[value.dtype]
+            signature[name] = (TYPES | OTHERS)[value.dtype]
             attributes[(place,)] = [['tt.divisibility', 16]]
         elif parameter.is_constexpr or value is None or value == 1:
             signature[name] = 'constexpr'

@@ -11,6 +11,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -219,6 +221,23 @@ def test_what_is_wide():
     assert launch.is_wide(small.as_strided((2, 2), (2**31, 1)))
 
 
+def test_a_gradient_is_wider_than_what_was_expanded(monkeypatch):
+    wide = []
+    monkeypatch.setattr(
+        launch, 'start', lambda _, arguments: wide.append(arguments['WIDE'])
+    )
+    x = torch.empty(1, 64, 112, 112, device='meta').expand(2**12, -1, -1, -1)
+    window = Window((1, 1), (4, 4))
+    mean = torch.empty(64, 1, dtype=torch.float64, device='meta')
+    square = mean.unsqueeze(2)
+    moments.rf_moments_backward(mean, square, x, mean, *window)
+    learned = torch.empty(64, 1, 1, device='meta'), mean.float()
+    grad = torch.empty(1, device='meta').expand(2**12, 64, 1, 28, 28)
+    features.gradients(features.Features(x, *learned, window), grad)
+    # Z, of every fourth pixel a side, would not need it.
+    assert wide == 4 * [True]
+
+
 @every_form
 def test_strided_input_and_gradient(form):
     name, args = inputs(form)
@@ -296,6 +315,51 @@ def test_pixels_that_no_window_samples_have_no_part(window, pixel):
     torch.autograd.backward(found, [torch.randn_like(a) for a in found])
     assert x.grad.isfinite().all()
     assert not x.grad[(..., *pixel)].any()
+
+
+@every_layout
+@pytest.mark.parametrize('smooth', [False, True])
+@pytest.mark.parametrize(
+    'height, window',
+    [
+        (9, Window((3, 3), (1, 1), (0, 0), (1, 1))),
+        (2, Window((3, 3), (3, 1), (1, 0), (1, 1))),  # a row sees padding
+    ],
+)
+def test_moments_that_are_summed_again(height, window, smooth, layout):
+    """In the second channel, whose features are second differences."""
+    x = torch.randn(2, 2, height, 21)
+    weight = torch.randn(2, 9, 9)
+    weight[1] = 0
+    weight[1, :, 3:6] = torch.tensor([1.0, -2, 1])
+    if smooth:
+        x[:, 1] = torch.arange(21) ** 1.01
+    x = x.to(DEVICE).contiguous(memory_format=LAYOUTS[layout])
+    geometry = [list(pair) for pair in window]
+    run = torch.ops.mmrfa.rf_exact_moments.default
+    args = x.requires_grad_(), weight.to(DEVICE), 1e-5, *geometry
+    torch.library.opcheck(run, args)
+    for found, exact in zip(run(*args), plain('rf_moments')(x, *geometry)):
+        assert found.dtype == torch.float64
+        error = (found - exact).flatten(1).abs().amax(1)
+        error /= exact.flatten(1).abs().amax(1)
+        assert error[0] < 1e-5
+        assert (error[1] < 1e-12) == smooth
+    never = ~(plain('rf_moments')(torch.ones_like(x), *geometry)[0] > 0)
+    assert never.any() == (height == 2)
+    assert not found[never].any()
+
+
+def test_the_host_need_not_wait_for_the_device(monkeypatch):
+    """Tensors without data have nothing to wait for."""
+    started = []
+    monkeypatch.setattr(launch, 'start', lambda name, _: started.append(name))
+    weight = torch.empty(3, 9, 9, device='meta')
+    for height, padding in ((9, 0), (2, 1)):  # then a row of taps sees padding
+        x = torch.empty(2, 3, height, 21, device='meta')
+        geometry = [3, 3], [3, 1], [padding, 0], [1, 1]
+        moments.rf_exact_moments(x, weight, 1e-5, *geometry)
+    assert started == 2 * ['outer_sums', 'exact_sums']
 
 
 @pytest.mark.parametrize('form', ['chip', 'memory'])
@@ -576,6 +640,52 @@ def test_fastest_way_is_measured_once(monkeypatch):
         assert chosen('key') == chosen('other') == 'slow'
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_one_thread_tunes_at_a_time(monkeypatch):
+    """A tuner keeps what it was called with on itself."""
+    inside, most = [], []
+
+    class Tuner:
+        def __getitem__(self, grid):
+            return self.run
+
+        def run(self, **arguments):
+            inside.append(arguments)
+            most.append(len(inside))
+            time.sleep(0.05)
+            inside.pop()
+
+    monkeypatch.setattr(launch, 'interpreted', lambda: False)
+    monkeypatch.setattr(launch, 'tuned', lambda *_: Tuner())
+    monkeypatch.setattr(torch.cuda, 'device', contextlib.nullcontext)
+    x = torch.zeros(1, 3, 5, 4)
+    arguments = launch.common(x, FLAT) | dict(count=20, WIDE=False)
+    threads = [
+        threading.Thread(target=launch.start, args=('features', arguments))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
+
+
+def test_no_tuning_inside_a_cuda_graph(monkeypatch):
+    monkeypatch.setattr(
+        torch.cuda, 'is_current_stream_capturing', lambda: True
+    )
+    with pytest.raises(RuntimeError, match='ran once .* before a CUDA graph'):
+        launch._time(lambda: None, (0.5,))
+
+
+def test_more_positions_than_a_kernel_counts():
+    x = torch.empty(2**21, 1, 32, 32, device='meta')
+    with pytest.raises(
+        RuntimeError, match='positions in a batch, got 2147483648'
+    ):
+        moments.rf_moments(x, [1, 1], [1, 1], [0, 0], [1, 1])
 
 
 @every_layout

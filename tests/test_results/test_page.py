@@ -221,8 +221,13 @@ def test_runs_of_a_cpu_and_of_a_gpu():
     by_key = {r.key: r for r in RECORDS if r.study in studies}
     others = [r for r in by_key.values() if r.cpu != 'NVIDIA H200']
     assert {r.study for r in others} <= {'clothing10'}
-    assert 'plain' not in {r.form for r in others}
-    assert f'on clothing10 {len(others)} are of a CPU, while their' in words
+    last = [r for r in others if r.seed == 4]
+    assert last == [r for k, r in by_key.items() if k[::2] == ('clothing10', 4)]
+    early = [r for r in others if r.seed < 4]
+    assert 'plain' not in {r.form for r in early}
+    assert {r.seed for r in early} == {2, 3}
+    text = f'on clothing10 {len(others)} are of a CPU: those of seed 4, and '
+    assert f'{text}{len(early)} of seeds 2 and 3, whose plain twins' in words
     again = [r for r in page.read_repeats(RESULTS) if r.study == 'camvid']
     assert all(r.recipe == by_key[r.key].recipe for r in again)
     for cpu, count in (('AMD EPYC', 6), ('NVIDIA H200', 2)):
@@ -237,7 +242,7 @@ def test_runs_of_a_cpu_and_of_a_gpu():
     late = {(r.seed, r.form) for r in tuned if r.commit in of_gpu}
     assert {form for seed, form in late if seed == 2} == {'RFCAConv'}
     assert len([form for seed, form in late if seed == 3]) == 3
-    assert 'start as the repeat, and of seed 2 RFCAConv alone,' in words
+    assert 'start from the repeat, of seed 2 RFCAConv alone:' in words
 
 
 def test_tuning_on_does_not_gain():

@@ -159,8 +159,12 @@ def like_input(out: Tensor, x: Tensor) -> Tensor:
     """Lay a result out in memory as a convolution does: as its input lies."""
     if is_transformed():  # vmap does not tell how
         return out
-    if x.is_contiguous(memory_format=torch.channels_last) and (
-        not x.is_contiguous()
-    ):
-        return out.contiguous(memory_format=torch.channels_last)
-    return out.contiguous()
+    return out.contiguous(memory_format=layout_of(x))
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """How a convolution lays out what it makes of an input."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format

@@ -41,31 +41,67 @@ def _exact(
 ) -> tuple[Tensor, Tensor]:
     """Moments as exact as the variance of the features needs them."""
     mean, covariance = _moments(x, *window)
-    seen = _seen(x, Window(*window))
-    if not all(seen):  # a constant zero, of no variance whatever the rounding
-        never = [tap for tap, sees in enumerate(seen) if not sees]
-        mean[:, never] = 0
-        covariance[:, never] = 0
-        covariance[:, :, never] = 0
+    seen = seen_taps(x, Window(*window))
+    blank(mean, covariance, seen)
     if x.dtype == torch.float64 or not any(seen):
         return mean, covariance
-    seen = [tap for tap, sees in enumerate(seen) if sees]
-    v, own = weight[:, :, seen].double(), covariance[:, seen][:, :, seen]
-    var = ((v @ own) * v).sum(2)
-    # The sums are of pixels less the mean of their channel, and a tap that
-    # sees padding has another mean.
-    low, high = mean[:, seen].aminmax(dim=1)
-    square = own.diagonal(dim1=1, dim2=2).clamp(min=0)
-    square = square + (high - low).square().unsqueeze(1)
-    most = (v.abs() @ square.sqrt().unsqueeze(2)).squeeze(2).square()
-    unsure = (var + eps < _LEAST * most).any(1)
-    for c in unsure.nonzero().flatten().tolist():
+    doubted = unsure(mean, covariance, weight, eps, seen)
+    for c in doubted.nonzero().flatten().tolist():
         of_channel = plain(x[:, c : c + 1], *window)
         mean[c], covariance[c] = (moment[0] for moment in of_channel)
     return mean, covariance
 
 
-def _seen(x: Tensor, window: Window) -> list[bool]:
+def blank(mean: Tensor, covariance: Tensor, seen: list[bool]) -> None:
+    """Zero the moments of taps that see padding alone, in place."""
+    for tap, sees in enumerate(seen):
+        if not sees:
+            mean[:, tap] = 0
+            covariance[:, tap] = 0
+            covariance[:, :, tap] = 0
+
+
+def unsure(
+    mean: Tensor,
+    covariance: Tensor,
+    weight: Tensor,
+    eps: float,
+    seen: list[bool],
+) -> Tensor:
+    """Which channels have a feature whose variance may be little but rounding.
+
+    Nothing here waits for a GPU, nor do the indices go there.
+
+    Args:
+        mean (Tensor): (C, K), by sums in float32.
+        covariance (Tensor): (C, K, K), likewise.
+        weight (Tensor): (C, K, K), of the features.
+        eps (float): added to their variance.
+        seen (list[bool]): taps that see the image, one at least.
+
+    Returns:
+        Tensor: (C,), bool.
+    """
+
+    def own(moment: Tensor, *dims: int) -> Tensor:
+        for dim in () if all(seen) else dims:
+            taps = [t for t, sees in zip(moment.unbind(dim), seen) if sees]
+            moment = torch.stack(taps, dim)
+        return moment
+
+    v = own(weight, 2).double()
+    mean, covariance = own(mean, 1), own(covariance, 1, 2)
+    var = ((v @ covariance) * v).sum(2)
+    # The sums are of pixels less the mean of their channel, and a tap that
+    # sees padding has another mean.
+    low, high = mean.aminmax(dim=1)
+    square = covariance.diagonal(dim1=1, dim2=2).clamp(min=0)
+    square = square + (high - low).square().unsqueeze(1)
+    most = (v.abs() @ square.sqrt().unsqueeze(2)).squeeze(2).square()
+    return (var + eps < _LEAST * most).any(1)
+
+
+def seen_taps(x: Tensor, window: Window) -> list[bool]:
     """Which taps see the image at all, and not only padding."""
     sees = []
     for size, windows, kernel, stride, padding, dilation in zip(

@@ -214,8 +214,9 @@ def fastest(choices: dict[str, Callable[[], object]], key: tuple) -> Callable:
     """Measure once for every key which of the calls takes least time.
 
     The first is taken without measuring where time means nothing: in the
-    interpreter, while a CUDA graph is captured, and where the user asked for
-    deterministic algorithms. A way that runs out of memory is never taken.
+    interpreter, where the user asked for deterministic algorithms, and, if its
+    kernels are tuned, while a CUDA graph is captured. A way that runs out of
+    memory is never taken.
     """
     first = next(iter(choices))
     if (

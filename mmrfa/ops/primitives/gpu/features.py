@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmrfa.ops.common.window import Window, like_input
+from mmrfa.ops.common.window import Window, layout_of
 from mmrfa.ops.primitives.gpu import launch
 from mmrfa.ops.primitives.gpu.launch import (
     channels_last,
@@ -99,11 +99,12 @@ def gradients(
     outputs = x.size(0) * z.size(3) * z.size(4)
     span, number = pieces(x, outputs, MOST_PROGRAMS // columns(x))
     folded = last_channel(weight)
+    dx = torch.empty_like(x, memory_format=layout_of(x))
     gain_sums = x.new_empty(
         number if attends else 0, taps, x.size(1), dtype=torch.float32
     )
     arguments = common(x, window) | dict(
-        z=z, **strides('z', z), WIDE=is_wide(x, z, grad)
+        z=z, **strides('z', z), WIDE=is_wide(x, z, grad, dx)
     )
     first = arguments | dict(
         grad=grad, weight=folded, shift=last_channel(shift), count=outputs
@@ -127,9 +128,16 @@ def gradients(
     launch.start(
         'outer_sums',
         arguments
-        | dict(centre=None, sums=sums, count=outputs, span=span, FROM_X=False),
+        | dict(
+            centre=None,
+            doubted=None,
+            sums=sums,
+            count=outputs,
+            span=span,
+            FROM_X=False,
+            EXACT=False,
+        ),
     )
-    dx = like_input(x.new_empty(x.shape), x)
     launch.start(
         'input_gradient',
         arguments

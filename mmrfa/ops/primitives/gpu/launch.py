@@ -3,6 +3,7 @@
 Triton itself is imported at the first use.
 """
 
+import threading
 from collections.abc import Callable
 from functools import cache
 from statistics import median
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmrfa.ops.common.window import Window
+from mmrfa.ops.primitives.gpu.rules import require
 
 # A sum over positions is cut into pieces of a multiple of so many positions:
 # of whole tiles, which are longer where the channels lie first.
@@ -18,6 +20,10 @@ SHORTEST_SPANS = {'first': 512, 'last': 128}
 # Clock cycles, 4 ms and more: how long the device waits while the host starts
 # what is timed.
 WAITS = [8_000_000 << times for times in range(5)]
+# Positions of a batch have 31 bits, those of the tiles behind the last too.
+MOST_POSITIONS = 2**31 - 2**20
+# A tuner keeps what it was called with on itself while it measures.
+_TUNING = threading.RLock()
 
 
 @cache
@@ -118,6 +124,11 @@ def start(name: str, arguments: dict) -> None:
     """
     if not arguments['count']:  # an empty batch
         return
+    require(
+        arguments['count'] < MOST_POSITIONS,
+        f'fewer than {MOST_POSITIONS} positions in a batch',
+        arguments['count'],
+    )
     x = arguments['x']
     taps = arguments['KH'] * arguments['KW']
     chosen = kernels()[name]
@@ -146,7 +157,8 @@ def start(name: str, arguments: dict) -> None:
         if torch.are_deterministic_algorithms_enabled():
             chosen.run[grid](**arguments, **chosen.configs(*kind)[0])
         else:
-            tuned(name, *kind, x.device)[grid](**arguments)
+            with _TUNING:
+                tuned(name, *kind, x.device)[grid](**arguments)
 
 
 @cache
@@ -166,8 +178,25 @@ def tuned(name: str, last: bool, taps: int, plain: bool, device: torch.device):
         choices.append(triton.Config(choice, **options))
     key = 'CHANNELS OUTPUTS bits ATTEND UNFOLD FROM_X WIDE'
     key = f'{key} KH KW SH SW DH DW'.split()
-    tune = triton.autotune(choices, key, cache_results=True)
+    tune = triton.autotune(choices, key, do_bench=_time, cache_results=True)
     return tune(kernels()[name].run)
+
+
+def _time(call: Callable[[], object], quantiles: tuple[float, ...]):
+    """Triton's own measurement, which a capture would end in.
+
+    Raises:
+        RuntimeError: a CUDA graph is captured.
+    """
+    from triton.runtime import driver
+
+    require(
+        not torch.cuda.is_current_stream_capturing(),
+        'layers that ran once with such an input before a CUDA graph is '
+        'captured, so that their kernels are tuned',
+        'one that did not',
+    )
+    return driver.active.get_benchmarker()(call, quantiles=quantiles)
 
 
 def device_seconds(call: Callable[[], object], rounds: int = 5) -> float:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmrfa.ops.common.window import Window, like_input
+from mmrfa.ops.common.window import Window, layout_of
 from mmrfa.ops.primitives.gpu import launch
 from mmrfa.ops.primitives.gpu.features import MOST_PROGRAMS, columns
 from mmrfa.ops.primitives.gpu.launch import (
@@ -14,8 +14,11 @@ from mmrfa.ops.primitives.gpu.launch import (
     strides,
 )
 from mmrfa.ops.primitives.gpu.rules import check
+from mmrfa.ops.primitives.rf_moments import blank, seen_taps, unsure
 
 Ints = list[int]  # two, in pixels
+# Programs that share a sum in float64: of most channels there is none.
+EXACT_PROGRAMS = 256
 
 
 def rf_moments(
@@ -28,25 +31,71 @@ def rf_moments(
     """
     window = Window(kernel, stride, padding, dilation)
     check(x, window)
+    return _moments(x, window, _centre(x, window))
+
+
+def rf_exact_moments(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+) -> tuple[Tensor, Tensor]:
+    """``mmrfa::rf_exact_moments`` on CUDA.
+
+    The host never waits to hear which channels are summed again: that the
+    kernel finds out. So it can run ahead, and a CUDA graph can be captured.
+    """
+    window = Window(kernel, stride, padding, dilation)
+    square = x.size(1), window.taps, window.taps
+    check(x, window, weight=(weight, square, [torch.float32, torch.float64]))
+    centre, seen = _centre(x, window), seen_taps(x, window)
+    mean, covariance = _moments(x, window, centre)
+    if any(seen):
+        doubted = unsure(mean, covariance, weight, eps, seen)
+        exact = _moments(x, window, centre, doubted.int())
+        mean = torch.where(doubted[:, None], exact[0], mean)
+        covariance = torch.where(doubted[:, None, None], exact[1], covariance)
+    blank(mean, covariance, seen)
+    return mean, covariance
+
+
+def _centre(x: Tensor, window: Window) -> Tensor:
+    """(C,), near the mean of what the windows see."""
+    seen = x[(..., *_seen_by_one_tap(x, window))]
+    centre = seen.sum((0, 2, 3), dtype=torch.float32)
+    return centre / max(1, seen[:, 0].numel())
+
+
+def _moments(
+    x: Tensor, window: Window, centre: Tensor, doubted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and covariance; with ``doubted`` (C,) theirs alone, in float64."""
     taps = window.taps
     arguments = common(x, window)
     outputs = x.size(0) * arguments['out_height'] * arguments['out_width']
-    span, number = pieces(x, outputs, MOST_PROGRAMS // columns(x))
-    seen = x[(..., *_seen_by_one_tap(x, window))]
-    centre = seen.sum((0, 2, 3), dtype=torch.float32)
-    centre = centre / max(1, seen[:, 0].numel())
-    sums = x.new_empty(number, taps, taps + 1, x.size(1), dtype=torch.float32)
+    exact = doubted is not None
+    programs = EXACT_PROGRAMS if exact else MOST_PROGRAMS
+    span, number = pieces(x, outputs, programs // columns(x))
+    sums = x.new_empty(
+        (number, taps, taps + 1, x.size(1)),
+        dtype=torch.float64 if exact else torch.float32,
+    )
     launch.start(
-        'outer_sums',
+        'exact_sums' if exact else 'outer_sums',
         arguments
         | dict(
             z=None,
             **strides('z', None),
             centre=centre,
+            doubted=doubted,
             sums=sums,
             count=outputs,
             span=span,
             FROM_X=True,
+            EXACT=exact,
             WIDE=is_wide(x),
         ),
     )
@@ -108,7 +157,7 @@ def rf_moments_backward(
     centre = batch_mean.mean(1, keepdim=True)
     constant = ((batch_mean - centre).unsqueeze(1) @ weight).squeeze(1)
     constant = mean / outputs - constant
-    dx = like_input(x.new_empty(x.shape), x)
+    dx = torch.empty_like(x, memory_format=layout_of(x))
     launch.start(
         'input_gradient',
         arguments
@@ -123,7 +172,7 @@ def rf_moments_backward(
             FROM_X=True,
             ATTEND=False,
             UNFOLD=False,
-            WIDE=is_wide(x),
+            WIDE=is_wide(x, dx),
         ),
     )
     return dx

@@ -1,5 +1,7 @@
 """Over all positions: products of values and receptive fields."""
 
+from functools import partial
+
 import triton.language as tl
 
 from mmrfa.ops.primitives.gpu.kernels.parts import (
@@ -19,19 +21,11 @@ def rows_of(taps: int) -> int:
     return taps if taps <= 9 else max(1, MOST_SUMS // (taps + 1))
 
 
-@tiled(
-    last={9: [(4, 32, 4), (8, 32, 8)], 49: [(4, 32, 4)]},
-    first={
-        9: [(128, 1, 4), (256, 1, 8), (16, 8, 4)],
-        49: [(128, 1, 4), (16, 8, 4)],
-    },
-    axes=(('CHANNELS', 'BLOCK_C'), ('TAPS', 'ROWS')),
-    constants=lambda taps: dict(ROWS=rows_of(taps)),
-)
-def outer_sums(
+def _sums(
     z,
     x,
     centre,
+    doubted,
     sums,
     count,
     bits,
@@ -59,6 +53,7 @@ def outer_sums(
     DH: tl.constexpr,
     DW: tl.constexpr,
     FROM_X: tl.constexpr,
+    EXACT: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -67,18 +62,23 @@ def outer_sums(
     """Partial sums over ``span`` positions of ``z[t] * U[s]`` and ``z[t]``.
 
     With FROM_X both are U less ``centre``. ``sums`` is (splits, K, K + 1, C);
-    a program does ROWS of the K values of t.
+    a program does ROWS of the K values of t. With EXACT in float64, and zeros
+    where none of the channels of a program is ``doubted``.
     """
     TAPS: tl.constexpr = KH * KW
+    NUMBER: tl.constexpr = tl.float64 if EXACT else tl.float32
     c, there = own_channels(CHANNELS, BLOCK_C, WIDE)
     start = tl.program_id(0) * span
     row = tl.program_id(2) * ROWS
     total = ()
     for _t in tl.static_range(ROWS * (TAPS + 1)):
-        total = total + (tl.zeros((BLOCK_P, BLOCK_C), tl.float32),)
+        total = total + (tl.zeros((BLOCK_P, BLOCK_C), NUMBER),)
     if FROM_X:
-        middle = tl.load(centre + c, mask=there, other=0)
+        middle = tl.load(centre + c, mask=there, other=0).to(NUMBER)
     end = tl.minimum(start + span, count)
+    if EXACT:
+        asked = tl.max(tl.load(doubted + c, mask=there, other=0))
+        end = tl.where(asked > 0, end, start)
     for first in range(start, end, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)[:, None]
         ok = p < end
@@ -127,3 +127,20 @@ def outer_sums(
         for s in tl.static_range(TAPS + 1):
             value = tl.sum(total[r * (TAPS + 1) + s], 0, keep_dims=True)
             tl.store(rows + s * CHANNELS, value, mask=there & (t < TAPS))
+
+
+_by_rows = partial(tiled, axes=(('CHANNELS', 'BLOCK_C'), ('TAPS', 'ROWS')))
+outer_sums = _by_rows(
+    last={9: [(4, 32, 4), (8, 32, 8)], 49: [(4, 32, 4)]},
+    first={
+        9: [(128, 1, 4), (256, 1, 8), (16, 8, 4)],
+        49: [(128, 1, 4), (16, 8, 4)],
+    },
+    constants=lambda taps: dict(ROWS=rows_of(taps)),
+)(_sums)
+# With EXACT. What is measured of it depends on how many channels are doubted.
+exact_sums = _by_rows(
+    last={49: [(4, 32, 4)]},
+    first={49: [(128, 1, 4)]},
+    constants=lambda taps: dict(ROWS=1),
+)(_sums)
