@@ -57,7 +57,9 @@ def inspect(
         for name, layer in chosen.items()
     ]
     try:
-        net.eval()
+        # Flags alone: an ``eval`` of the network's own may do more than that.
+        for module in modes:
+            module.training = False
         net(*inputs, **kwargs)
     finally:
         for hook in hooks:

@@ -7,6 +7,7 @@ whose output comes in, or off the values themselves.
 """
 
 import copy
+import inspect
 import math
 import operator
 import warnings
@@ -121,12 +122,14 @@ def trace(model: nn.Module) -> Traced:
         model (nn.Module): in eval mode. It stays as it is: what is traced is
             a copy that shares its parameters.
     """
+    if 'forward' in vars(model):  # torch.fx reads that of the class
+        return Traced({}, set())
     shared = {id(p): p for p in model.parameters()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             model = copy.deepcopy(model, shared)
-            graph = _Tracer().trace(model)
+            graph = _Tracer().trace(model, _defaults(model))
     except Exception:  # of a network of any kind, hence of any kind
         return Traced({}, set())
     read = {node.target for node in graph.nodes if node.op == 'get_attr'}
@@ -146,6 +149,19 @@ def trace(model: nn.Module) -> Traced:
         for name, found in inputs.items()
     }
     return Traced(floors, read)
+
+
+def _defaults(model: nn.Module) -> dict[str, object]:
+    """Arguments of a network that it need not be given.
+
+    Left to torch.fx, they would be no longer what an ``if`` asks for, None.
+    """
+    parameters = inspect.signature(type(model).forward).parameters
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty
+    }
 
 
 class _Proxy(fx.Proxy):

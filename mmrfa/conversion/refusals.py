@@ -1,6 +1,9 @@
 """What cannot be changed: networks as a whole, and single convolutions."""
 
+from collections import deque
 from collections.abc import Iterator
+from functools import partial
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -21,7 +24,16 @@ _WRAPPERS = {
     'FSDPModule': 'a network before FSDP shards it',
     'DistributedDataParallel': 'a network before DistributedDataParallel',
 }
-_CONTAINERS = dict, list, tuple, set, frozenset
+_CONTAINERS = (
+    dict,
+    list,
+    tuple,
+    set,
+    frozenset,
+    deque,
+    partial,
+    SimpleNamespace,
+)
 _QUANTISED = 'torch.ao.', 'torch.nn.quantized', 'torch.nn.qat', 'torchao.'
 
 
@@ -145,11 +157,15 @@ def _parts(value: object) -> Iterator[object]:
     waiting, seen = [value], set()
     while waiting:
         part = waiting.pop()
-        if type(part) not in _CONTAINERS:
+        if not isinstance(part, _CONTAINERS):
             yield part
         elif id(part) not in seen:
             seen.add(id(part))
-            waiting += part.values() if type(part) is dict else part
+            if isinstance(part, SimpleNamespace):
+                part = vars(part)
+            if isinstance(part, partial):
+                part = [part.func, *part.args, part.keywords]
+            waiting += part.values() if isinstance(part, dict) else part
 
 
 def _tensors(module: nn.Module) -> Iterator[nn.Parameter]:
@@ -198,6 +214,8 @@ def why_not(conv: nn.Module) -> str | None:
         return f'it has {", ".join(h.strip("_") for h in hooks)}'
     if 'forward' in vars(conv):
         return 'its forward was replaced'
+    if conv._parameters.get('weight') is None:
+        return 'its weight is no parameter of its own'
     if not conv.weight.is_floating_point():
         return f'its weight is {conv.weight.dtype}'
     return None

@@ -51,10 +51,15 @@ def check_sample(model: nn.Module, sample: Sample) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode; then every module as it was."""
+    """Put a network into eval mode; then every module as it was.
+
+    Flags alone: ``train`` and ``eval`` of a network may do more, such as merge
+    weights, which flags would not undo.
+    """
     modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()
+        for module in modes:
+            module.training = False
         yield
     finally:
         for module, training in modes.items():

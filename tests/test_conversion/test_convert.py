@@ -3,9 +3,12 @@
 import copy
 import logging
 import re
+from collections import OrderedDict, deque
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, parametrize, prune, weight_norm
@@ -467,7 +470,8 @@ def test_convolutions_that_are_held_elsewhere():
             self.table = {'both': [(self.two,), {self.four}]}
             self.table['itself'] = self.table
             self.bound = self.three.forward
-            self.five = nn.Conv2d(3, 3, 3)
+            self.five, self.six = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+            self.more = OrderedDict(a=deque([partial(abs, self.six)]))
             four = self.five
             self.closure = lambda x: four(x)  # cannot be seen
 
@@ -484,6 +488,7 @@ def test_convolutions_that_are_held_elsewhere():
     assert why(plan, 'two') == 'table refers to it, unregistered'
     assert why(plan, 'three') == 'bound refers to it, unregistered'
     assert why(plan, 'four') == 'table refers to it, unregistered'
+    assert why(plan, 'six') == 'more refers to it, unregistered'
     refused(net, 'RFAConv', 'five to run where', where='five', sample=images())
     # nor that a weight is read by name, but the graph tells
 
@@ -763,3 +768,97 @@ def test_reachable_from_the_top():
     assert mmrfa.convert_convs is convert_convs
     with pytest.raises(AttributeError, match="no attribute 'convert'"):
         mmrfa.convert  # noqa: B018
+
+
+class Merging(nn.Linear):
+    """Its weight is another one in eval mode, as of a merged LoRA."""
+
+    merged = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data.add_(-1 if mode else 1)
+            self.merged = not mode
+        return self
+
+
+def test_eval_of_the_network_is_not_called():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten()
+    )
+    net.append(Merging(16, 2))
+    x = torch.rand(1, 3, 6, 6)
+    plan_convs(net, 'RFAConv', sample=x)
+    assert not net[4].merged
+    net = convert_convs(net.eval(), 'RFAConv', sample=x).train()
+    mmrfa.inspect(net, x)
+    calibrate(net, [x])
+    assert net[4].training and not net[4].merged
+
+
+@pytest.mark.parametrize('inplace', [False, True])
+def test_a_forward_of_another_network(inplace):
+    """A copy runs what the original's forward holds on to."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    net.forward = torch.no_grad()(net.forward)
+    x = torch.rand(1, 3, 6, 6)
+    found = dict(start='fresh', sample=x, inplace=inplace)
+    if inplace:
+        assert not convert_convs(net, 'RFAConv', **found)(x).equal(net[0](x))
+        return
+    with pytest.raises(InputError, match='none of 1 operators that ran'):
+        convert_convs(net, 'RFAConv', **found)
+
+
+class Stubborn(nn.Module):
+    """Its convolution cannot be replaced."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3)
+
+    def __setattr__(self, name, value):
+        if name == 'conv' and name in self._modules:
+            raise TypeError('no')
+        super().__setattr__(name, value)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def test_a_parent_that_refuses_leaves_the_network_as_it_was():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), Stubborn()
+    ).eval()
+    before = list(net.modules())
+    with pytest.raises(TypeError, match='no'):
+        convert_convs(net, 'RFAConv', start='fresh', inplace=True)
+    assert list(net.modules()) == before
+
+
+def test_a_weight_that_is_no_parameter_stays():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    weight = net[2].weight.detach()
+    del net[2].weight
+    net[2].weight = weight
+    plan = plan_convs(net, 'RFAConv')
+    assert plan.skipped[0].why == 'its weight is no parameter of its own'
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_no_excuse(dtype):
+    """What changes the output by half of it is refused in any precision."""
+
+    class Twice(nn.Sequential):
+        def forward(self, x):
+            x = torch.relu(self[0](x))
+            if x.sum() < 0:  # no graph
+                return x
+            return self[1](x) + F.conv2d(x, self[1].weight, self[1].bias)
+
+    torch.manual_seed(0)
+    net = Twice(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)).to(dtype).eval()
+    x = torch.rand(1, 3, 8, 8, dtype=dtype)
+    with pytest.raises(InputError, match='expected the outputs before within'):
+        convert_convs(net, 'RFAConv', sample=x)

@@ -308,3 +308,28 @@ def test_activation_whose_output_comes_in():
         net(torch.randn(4, 3, 5, 5))
     assert [watch.known[c] for c in convs] == [None, 0.28, None]
     assert watch.least[net.three] < -3
+
+
+class Masked(nn.Module):
+    """ReLU only with a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x, mask=None, *, twice=False):
+        x = self.a(x)
+        if mask is not None or twice:
+            x = torch.relu(x)
+        return self.b(x)
+
+
+def test_arguments_are_as_they_are_left_out():
+    assert trace(Masked().eval()).floors['b'] is None
+
+
+def test_a_forward_of_the_network_itself_is_not_in_the_graph():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    assert trace(net.eval()).floors['2'] == 0
+    net.forward = lambda x: net[2](net[0](x))
+    assert trace(net).floors == {}

@@ -223,7 +223,9 @@ def test_runs_of_a_cpu_and_of_a_gpu():
     others = [r for r in by_key.values() if r.cpu != 'NVIDIA H200']
     assert {r.study for r in others} <= {'clothing10'}
     last = [r for r in others if r.seed == 4]
-    assert last == [r for k, r in by_key.items() if k[::2] == ('clothing10', 4)]
+    assert last == [
+        r for k, r in by_key.items() if k[::2] == ('clothing10', 4)
+    ]
     early = [r for r in others if r.seed < 4]
     assert 'plain' not in {r.form for r in early}
     assert {r.seed for r in early} == {2, 3}
