@@ -36,9 +36,10 @@ def convert_convs(
     Only a plain ``nn.Conv2d`` is replaced; what stays although it is asked
     for, and why, is a warning, and :func:`mmrfa.plan_convs` tells all.
     Names, device, dtype, memory format, training mode and ``requires_grad``
-    stay; a frozen convolution becomes a frozen operator. Optimizers, averaged
-    copies, and compiled, distributed or quantised forms are made afterwards:
-    they hold the parameters as they were.
+    stay; a frozen convolution becomes an operator with frozen parameters,
+    whose norms still move in training mode. Optimizers, averaged copies, and
+    compiled, distributed or quantised forms are made afterwards: they hold
+    the parameters as they were.
 
     Args:
         model (nn.Module): the network.
