@@ -140,7 +140,7 @@ outer_sums = _by_rows(
 )(_sums)
 # With EXACT. What is measured of it depends on how many channels are doubted.
 exact_sums = _by_rows(
-    last={49: [(4, 32, 4)]},
-    first={49: [(128, 1, 4)]},
+    last={9: [(4, 32, 4)], 49: [(4, 32, 4)]},
+    first={9: [(128, 1, 4)], 49: [(128, 1, 4)]},
     constants=lambda taps: dict(ROWS=1),
 )(_sums)
