@@ -22,7 +22,11 @@ from mmrfa.ops.primitives.rf_moments import rf_moments
 
 
 class Folded(NamedTuple):
-    """Linear functions of the taps, float32.
+    """Linear functions of the taps, float32 or float64.
+
+    Features are made in float32. What a batch norm in training mode is folded
+    into is float64, as its gradients are: they nearly cancel in those of the
+    norm, where the mean of the features is large.
 
     Attributes:
         weight (Tensor): v, (C, K, K).
@@ -68,4 +72,4 @@ def folded_features(x: Tensor, feature: ConvNorm, window: Window) -> Folded:
         shift = shift + feature.bias.double() * scale
     move(norm, Statistics(mean.detach(), unbiased.detach()))
     weight = v * scale.view(*shape, 1)
-    return Folded(weight.float(), shift.view(shape).float())
+    return Folded(weight, shift.view(shape))

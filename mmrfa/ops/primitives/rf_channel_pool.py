@@ -59,7 +59,9 @@ def plain_backward(
 
 def _fake(x: Tensor, weight: Tensor, shift: Tensor, *window) -> tuple:
     window = Window(*window)
-    maximum = shift.new_empty(x.size(0), window.taps, *window.out_size(x))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    shape = x.size(0), window.taps, *window.out_size(x)
+    maximum = x.new_empty(shape, dtype=wide)
     argument = torch.empty_like(maximum, dtype=torch.int32)
     return maximum, torch.empty_like(maximum), argument
 

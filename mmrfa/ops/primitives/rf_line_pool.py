@@ -58,9 +58,10 @@ def _fake(x: Tensor, weight: Tensor, shift: Tensor, *window) -> tuple:
     height, width = window.out_size(x)
     kh, kw = window.kernel_size
     shape = x.shape[:2]
+    wide = torch.promote_types(x.dtype, torch.float32)
     return (
-        shift.new_empty(*shape, kh, height),
-        shift.new_empty(*shape, kw, width),
+        x.new_empty((*shape, kh, height), dtype=wide),
+        x.new_empty((*shape, kw, width), dtype=wide),
     )
 
 

@@ -316,8 +316,8 @@ rf_conv_backward(const Tensor& grad, const Tensor& x,
   };
   return {as_input(p.grad_x, x),
           or_empty(p.grad_gain),
-          p.grad_weight,
-          p.grad_shift,
+          p.grad_weight.to(feature_weight.scalar_type()),
+          p.grad_shift.to(feature_shift.scalar_type()),
           grad_weight.view(weight.sizes()).to(weight.scalar_type()),
           or_empty(p.grad_channel),
           or_empty(p.grad_position.defined() ? p.grad_position.sum(0)

@@ -313,11 +313,11 @@ void features_of(const Features<T>& f) {
         });
   if (!BACKWARD) return;
   for (int64_t t = 0; t < k; ++t) {
-    f.grad_shift[t] += sum(total.shift[t]);
+    f.grad_shift[t] += wide_sum(total.shift[t]);
     if (FORM == Form::kAttention) f.grad_gain[t] += sum(total.gain[t]);
   }
   for (int64_t i = 0; i < k * k; ++i)
-    f.grad_weight[i] += sum(load(products + i * kLanes));
+    f.grad_weight[i] += wide_sum(load(products + i * kLanes));
 }
 
 template <int64_t TAPS, Form FORM, typename T>

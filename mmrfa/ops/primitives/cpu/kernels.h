@@ -66,8 +66,8 @@ struct Features {
   float* y;             // K rows
   const float* grad_y;  // null: forward; y may be the same memory, or null
   Layout layout;        // of y and grad_y
-  float* grad_weight;   // (K, K), added to, as all that follow
-  float* grad_shift;    // (K)
+  double* grad_weight;  // (K, K), added to, as all that follow
+  double* grad_shift;   // (K)
   float* grad_gain;     // (K)
 };
 

@@ -152,7 +152,8 @@ std::tuple<Tensor, Tensor, Tensor> rf_channel_pool_backward(
   by_type(x, [&](auto element) {
     run_channel_pool<decltype(element)>(p, of_maximum, of_sum, found, true);
   });
-  return {as_input(p.grad_x, x), p.grad_weight, p.grad_shift};
+  return {as_input(p.grad_x, x), p.grad_weight.to(weight.scalar_type()),
+          p.grad_shift.to(shift.scalar_type())};
 }
 
 std::tuple<Tensor, Tensor> rf_line_pool(const Tensor& x, const Tensor& weight,
@@ -190,7 +191,8 @@ std::tuple<Tensor, Tensor, Tensor> rf_line_pool_backward(
   by_type(x, [&](auto element) {
     run_line_pool<decltype(element)>(p, of_lines, of_columns, true);
   });
-  return {as_input(p.grad_x, x), p.grad_weight, p.grad_shift};
+  return {as_input(p.grad_x, x), p.grad_weight.to(weight.scalar_type()),
+          p.grad_shift.to(shift.scalar_type())};
 }
 
 }  // namespace mmrfa

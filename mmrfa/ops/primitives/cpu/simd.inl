@@ -42,6 +42,11 @@ INLINE Vec reciprocal(Vec a) {
   return guess + guess * (1.0f - a * guess);
 }
 INLINE float sum(Vec v) { return _mm512_reduce_add_ps((__m512)v); }
+INLINE double wide_sum(Vec v) {
+  const __m256 low = _mm512_castps512_ps256((__m512)v);
+  const __m256 high = _mm512_extractf32x8_ps((__m512)v, 1);
+  return _mm512_reduce_add_pd(_mm512_cvtps_pd(low) + _mm512_cvtps_pd(high));
+}
 // No lane is larger in size, or NaN.
 INLINE bool all_within(Vec v, float size) {
   const __m512 sizes = _mm512_abs_ps((__m512)v);
@@ -69,6 +74,14 @@ INLINE float sum(Vec v) {
       _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
   half = _mm_add_ps(half, _mm_movehl_ps(half, half));
   return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+INLINE double wide_sum(Vec v) {
+  const __m128 low = _mm256_castps256_ps128((__m256)v);
+  const __m128 high = _mm256_extractf128_ps((__m256)v, 1);
+  const __m256d all = _mm256_cvtps_pd(low) + _mm256_cvtps_pd(high);
+  const __m128d half =
+      _mm256_castpd256_pd128(all) + _mm256_extractf128_pd(all, 1);
+  return half[0] + half[1];
 }
 INLINE bool all_within(Vec v, float size) {
   const __m256 sizes = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), (__m256)v);

@@ -15,8 +15,9 @@ T* elements(const Tensor& t) {
   return t.defined() ? reinterpret_cast<T*>(t.data_ptr()) : nullptr;
 }
 
-inline float* at_offset(const Tensor& t, int64_t offset) {
-  return t.defined() ? t.data_ptr<float>() + offset : nullptr;
+template <typename T = float>
+T* at_offset(const Tensor& t, int64_t offset) {
+  return t.defined() ? t.data_ptr<T>() + offset : nullptr;
 }
 
 // Calls run with an element of the type in which x is stored.
@@ -34,7 +35,9 @@ struct Group {
   int64_t image, images, row, rows;
 };
 
-// The features of x and, in a backward, where the gradients go.
+// The features of x and, in a backward, where the gradients go. Those of the
+// weight and the shift are summed in double, for whoever gave doubles: of a
+// batch norm folded into both, little is left where one takes off the other.
 struct Learned {
   Geometry geometry;
   Form form;
@@ -46,14 +49,18 @@ struct Learned {
       : geometry(g), form(Form::kFeatures) {
     const int64_t c = input.size(1), k = g.taps();
     x = input.contiguous();
-    weight = checked("the weight of the features", feature_weight, {c, k, k});
-    shift = checked("the shift of the features", feature_shift, {c, k});
+    const Types either = {at::kFloat, at::kDouble};
+    weight = checked("the weight of the features", feature_weight, {c, k, k},
+                     either).to(at::kFloat);
+    shift = checked("the shift of the features", feature_shift, {c, k}, either)
+                .to(at::kFloat);
   }
 
   void want_gradients() {
     grad_x = at::zeros(x.sizes(), shift.options());
-    grad_weight = at::zeros_like(weight);
-    grad_shift = at::zeros_like(shift);
+    const auto wide = weight.options().dtype(at::kDouble);
+    grad_weight = at::zeros(weight.sizes(), wide);
+    grad_shift = at::zeros(shift.sizes(), wide);
     if (gain.defined()) grad_gain = at::zeros_like(gain);
   }
 };
@@ -83,8 +90,8 @@ Features<T> features_of(const Learned& p, const Group& group, int64_t c) {
   f.weight = at_offset(p.weight, c * taps * taps);
   f.shift = at_offset(p.shift, c * taps);
   f.gain = at_offset(p.gain, c * taps);
-  f.grad_weight = at_offset(p.grad_weight, c * taps * taps);
-  f.grad_shift = at_offset(p.grad_shift, c * taps);
+  f.grad_weight = at_offset<double>(p.grad_weight, c * taps * taps);
+  f.grad_shift = at_offset<double>(p.grad_shift, c * taps);
   f.grad_gain = at_offset(p.grad_gain, c * taps);
   const int64_t pixels = group.rows * p.geometry.out_width;
   f.layout = {group.images * pixels, pixels, 0};

@@ -21,7 +21,7 @@ from mmrfa.ops.common.window import Window, like_input
 from mmrfa.ops.primitives.gpu import launch
 from mmrfa.ops.primitives.gpu.features import Features, gradients, weighted
 from mmrfa.ops.primitives.gpu.launch import common, is_wide, last_channel
-from mmrfa.ops.primitives.gpu.rules import check, require
+from mmrfa.ops.primitives.gpu.rules import LEARNED, check, require
 
 Ints = list[int]  # two, in pixels
 MOST_TAPS = 9  # the window of a position lies in registers
@@ -134,8 +134,8 @@ def _check(
         x,
         window,
         gain=(gain, taps),
-        feature_weight=(of.weight, (*taps, window.taps)),
-        feature_shift=(of.shift, taps),
+        feature_weight=(of.weight, (*taps, window.taps), LEARNED),
+        feature_shift=(of.shift, taps, LEARNED),
         weight=(
             weight,
             (weight.size(0), channels // groups, kh, kw),

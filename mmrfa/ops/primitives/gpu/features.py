@@ -29,8 +29,9 @@ class Features(NamedTuple):
 
     Attributes:
         x (Tensor): (N, C, H, W), float32, float16 or bfloat16.
-        weight (Tensor): v, (C, K, K), float32, norm folded into it.
-        shift (Tensor): b, (C, K), float32.
+        weight (Tensor): v, (C, K, K), float32 or float64, norm folded into
+            it.
+        shift (Tensor): b, (C, K), likewise.
         window (Window): of the operator.
         gain (Tensor | None): g, (C, K), float32: weighted by attention.
         unfold (bool): weigh U by a softmax of its own, instead of features.
@@ -89,8 +90,9 @@ def gradients(
         matrix (Tensor | None): weight of the last sum, (K, C, O), dtype of x.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor, Tensor]: as x lies and float32
-        without gaps; that of the gain is empty where there is none.
+        tuple[Tensor, Tensor, Tensor, Tensor]: as x lies, and without gaps in
+        the dtypes of what they are of; that of the gain is empty where there
+        is none.
     """
     x, weight, shift, window, gain, unfold = of
     taps = window.taps
@@ -152,11 +154,11 @@ def gradients(
             UNFOLD=unfold,
         ),
     )
-    sums = sums.sum(0).movedim(2, 0)
+    sums = sums.sum(0, dtype=weight.dtype).movedim(2, 0)
     dgain = gain_sums.sum(0).t() if attends else gain_sums.view(-1)
     return (
         dx,
         dgain.contiguous(),
         sums[:, :, :taps].contiguous(),
-        sums[:, :, taps].contiguous(),
+        sums[:, :, taps].to(shift.dtype).contiguous(),
     )

@@ -72,8 +72,8 @@ def planes(x: Tensor, count: int, window: Window) -> Tensor:
 
 
 def last_channel(vectors: Tensor) -> Tensor:
-    """(C, ...) as the kernels read it: (..., C)."""
-    return vectors.movedim(0, -1).contiguous()
+    """(C, ...) as the kernels read it: (..., C), float32."""
+    return vectors.movedim(0, -1).float().contiguous()
 
 
 def common(x: Tensor, window: Window) -> dict:

@@ -13,7 +13,7 @@ from mmrfa.ops.primitives.gpu.launch import (
     pieces,
     strides,
 )
-from mmrfa.ops.primitives.gpu.rules import check
+from mmrfa.ops.primitives.gpu.rules import LEARNED, check
 from mmrfa.ops.primitives.rf_moments import blank, seen_taps, unsure
 
 Ints = list[int]  # two, in pixels
@@ -50,7 +50,7 @@ def rf_exact_moments(
     """
     window = Window(kernel, stride, padding, dilation)
     square = x.size(1), window.taps, window.taps
-    check(x, window, weight=(weight, square, [torch.float32, torch.float64]))
+    check(x, window, weight=(weight, square, LEARNED))
     centre, seen = _centre(x, window), seen_taps(x, window)
     mean, covariance = _moments(x, window, centre)
     if any(seen):
@@ -164,8 +164,8 @@ def rf_moments_backward(
         | dict(
             z=None,
             **strides('z', None),
-            weight=last_channel(weight.float()),
-            vector=last_channel(torch.cat((constant, centre), 1).float()),
+            weight=last_channel(weight),
+            vector=last_channel(torch.cat((constant, centre), 1)),
             dx=dx,
             **strides('d', dx),
             count=x.size(0) * x.size(2) * x.size(3),

@@ -6,7 +6,7 @@ from torch import Tensor
 from mmrfa.ops.common.window import Window
 from mmrfa.ops.primitives.gpu.features import Features, gradients, weighted
 from mmrfa.ops.primitives.gpu.launch import planes
-from mmrfa.ops.primitives.gpu.rules import check
+from mmrfa.ops.primitives.gpu.rules import LEARNED, check
 
 Ints = list[int]  # two, in pixels
 
@@ -116,8 +116,8 @@ def _checked(x: Tensor, weight: Tensor, shift: Tensor, *window) -> Features:
     check(
         x,
         window,
-        weight=(weight, (*taps, window.taps)),
-        shift=(shift, taps),
+        weight=(weight, (*taps, window.taps), LEARNED),
+        shift=(shift, taps, LEARNED),
     )
     return Features(x, weight, shift, window)
 

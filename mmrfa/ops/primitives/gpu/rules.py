@@ -11,6 +11,7 @@ from mmrfa.ops.primitives import define
 
 OLDEST = (3, 6)  # that the tests have run with
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LEARNED = (torch.float32, torch.float64)  # the weight and shift of features
 LONGEST = 7  # kernel side: the loops over taps are unrolled
 
 
