@@ -10,6 +10,7 @@ import copy
 import inspect
 import math
 import operator
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -129,11 +130,12 @@ def trace(model: nn.Module) -> Traced:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             model = copy.deepcopy(model, shared)
-            graph = _Tracer().trace(model, _defaults(model))
+            tracer = _Tracer()
+            graph = tracer.trace(model, _defaults(model))
     except Exception:  # of a network of any kind, hence of any kind
         return Traced({}, set())
     read = {node.target for node in graph.nodes if node.op == 'get_attr'}
-    if _overwrites(graph, model):
+    if tracer.asked or _overwrites(graph, model):
         return Traced({}, read)
     ranges: dict[fx.Node, Range] = {}
     inputs: dict[str, list[Range]] = {}
@@ -167,6 +169,13 @@ def _defaults(model: nn.Module) -> dict[str, object]:
 class _Proxy(fx.Proxy):
     """Records ``a += b`` as it is; fx would make it ``a = a + b``."""
 
+    @property
+    def __class__(self) -> type:  # what isinstance() looks at
+        asks = sys._getframe(1).f_globals.get('__name__', '')
+        if not asks.startswith(('torch.fx.', 'torch.nn.parameter')):
+            self.tracer.asked = True
+        return _Proxy
+
 
 def _augmented(name: str) -> Callable:
     function = getattr(operator, name)
@@ -181,6 +190,13 @@ for _operation in _AUGMENTED:
 
 
 class _Tracer(fx.Tracer):
+    """Tells, too, whether the network asks for the type of what it is given.
+
+    The graph may be that of another branch then: a proxy is no tensor.
+    """
+
+    asked = False
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 

@@ -333,3 +333,27 @@ def test_a_forward_of_the_network_itself_is_not_in_the_graph():
     assert trace(net.eval()).floors['2'] == 0
     net.forward = lambda x: net[2](net[0](x))
     assert trace(net).floors == {}
+
+
+ASKS = {
+    'isinstance': lambda x: isinstance(x, torch.Tensor),
+    'is_tensor': torch.is_tensor,
+    'not a list': lambda x: not isinstance(x, list | tuple),
+}
+
+
+@pytest.mark.parametrize('is_tensor', ASKS.values(), ids=ASKS)
+def test_a_branch_by_type_may_be_another_one(is_tensor):
+    """What stands for a tensor in torch.fx is none."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            x = self.a(x)
+            x = x if is_tensor(x) else torch.relu(x)
+            return F.conv2d(self.b(x), self.a.weight.mT)
+
+    assert trace(Net().eval()) == ({}, {'a.weight'})
