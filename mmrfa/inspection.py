@@ -91,6 +91,8 @@ def _chosen(
     if layers is None:
         return every
     patterns = [layers] if isinstance(layers, str) else list(layers)
+    if not patterns:
+        raise InputError('inspect: expected names of operators, got none')
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in every):
             raise InputError(

@@ -52,6 +52,8 @@ def test_layers_are_chosen_by_name_and_pattern(net):
         assert list(mmrfa.inspect(net, x, layers=layers)) == ['first.0']
     with pytest.raises(InputError, match='operators first.0, again, got b*'):
         mmrfa.inspect(net, x, layers=['first.0', 'b*'])
+    with pytest.raises(InputError, match='names of operators, got none'):
+        mmrfa.inspect(net, x, layers=[])
     with pytest.raises(InputError, match='ReLU has none'):
         mmrfa.inspect(nn.ReLU(), x)
     net.first = nn.Identity()

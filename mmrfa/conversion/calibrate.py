@@ -28,9 +28,14 @@ def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
         int: number of batches.
 
     Raises:
-        InputError: a norm was folded, lacks a part, or would get values that
+        InputError: nothing to go through; a norm was folded, lacks a part, or would get values that
             are not finite; nothing was changed.
     """
+    if not isinstance(batches, Iterable):
+        raise InputError(
+            'calibrate: expected inputs of the network one by one, got '
+            f'{type(batches).__name__}'
+        )
     sums: dict[AttentionConv2d, list] = {}
 
     def add(operator: AttentionConv2d, args: tuple, kwargs: dict) -> None:

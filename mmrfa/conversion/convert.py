@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,11 @@ def convert_convs(
             it was.
     """
     check_model(model)
+    number = isinstance(tolerance, Real) and tolerance >= 0
+    if tolerance is not None and not number:
+        raise InputError(
+            f'tolerance: expected a number of at least 0, got {tolerance!r}'
+        )
     if not inplace:
         try:
             model = copy.deepcopy(model)
@@ -129,9 +135,11 @@ def _start(
         new.requires_grad_(False)
     if None not in (new.bias, bias):
         new.bias.requires_grad_(bias.requires_grad)
-    for key, value in vars(conv).items():
-        if key not in vars(new):  # set by the network, for itself
-            setattr(new, key, value)
+    for old, own in (conv, new), (weight, new.weight), (bias, new.bias):
+        if None not in (old, own):
+            for key, value in vars(old).items():
+                if key not in vars(own):  # set by the network, for itself
+                    setattr(own, key, value)
     return new.train(conv.training)
 
 

@@ -34,6 +34,7 @@ _OF_CONV = (
     'in_channels out_channels kernel_size stride padding dilation groups '
     'padding_mode device dtype'
 ).split()
+_ATTRIBUTES = vars(nn.Conv2d(1, 1, 1)).keys()
 # Methods that merge convolutions by their weights, of timm, ultralytics and
 # others.
 _MERGING = 'fuse', 'reparameterize', 'switch_to_deploy'
@@ -235,6 +236,11 @@ def find(
             probe = make(kind, site.conv, arguments, False, 'meta')
         except InputError as error:
             row.why = str(error)
+            continue
+        for key in vars(site.conv).keys() - _ATTRIBUTES:
+            if hasattr(probe, key):
+                row.why = f'its {key} is something else in {kind.__name__}'
+        if row.why:
             continue
         probes[site.conv] = probe
         taken.append((row, site))

@@ -23,8 +23,8 @@ def check_sample(model: nn.Module, sample: Sample) -> None:
             or list, or named ones as a dict.
 
     Raises:
-        InputError: of another kind, without a tensor, on another device than
-            the network, or the network is not built yet.
+        InputError: of another kind, without a tensor or values, on another
+            device than the network, or the network is not built yet.
     """
     if not isinstance(sample, (Tensor, tuple, list, dict)):
         raise InputError(
@@ -47,6 +47,8 @@ def check_sample(model: nn.Module, sample: Sample) -> None:
                 'sample: expected it on the device of the network, '
                 f'{", ".join(map(str, devices))}, got {tensor.device}'
             )
+    if any(tensor.is_meta for tensor in found):
+        raise InputError('sample: expected values in it, got a meta tensor')
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import re
 from collections import OrderedDict, deque
 from functools import partial
@@ -280,6 +281,8 @@ def refused(net, operator, words, **kwargs):
             dict(sample=torch.ones(1, 3, 9, 9, device='meta')),
             'on the device of the network, cpu, got meta',
         ),
+        ('CAMConv', dict(tolerance='1e-4'), "of at least 0, got '1e-4'"),
+        ('CAMConv', dict(tolerance=math.nan), 'of at least 0, got nan'),
     ],
 )
 def test_bad_arguments(operator, kwargs, words):
@@ -321,6 +324,8 @@ def test_networks_that_are_past_it(monkeypatch):
     with pytest.raises(InputError, match='got blocks.0.conv1 on the meta dev'):
         convert_convs(make().to('meta'), 'RFAConv')
     convert_convs(make().to('meta'), 'RFAConv', start='fresh')
+    with pytest.raises(InputError, match='values in it, got a meta tensor'):
+        plan_convs(make().to('meta'), 'RFAConv', sample=images().to('meta'))
 
 
 def test_distributed_and_sharded_networks(tmp_path):
@@ -392,12 +397,15 @@ def spoilt(kind):
     if kind == 'complex':
         conv = nn.Conv2d(4, 4, 3, dtype=torch.complex64)
         return conv, 'its weight is torch.complex64'
+    if kind == 'attribute':
+        conv.mode = 'of the network'
+        return conv, 'its mode is something else in RFAConv'
     raise AssertionError(kind)
 
 
 KINDS = (
     'subclass,transposed,lazy,volume,operator,parametrised,weight norm,pruned,'
-    'hooked,hooked weight,other forward,mode,same,complex'
+    'hooked,hooked weight,other forward,mode,same,complex,attribute'
 ).split(',')
 
 
@@ -555,6 +563,7 @@ def test_what_is_kept(dtype):
     net.blocks[0].eval().requires_grad_(False)
     net.down.bias.requires_grad_(False)
     net.down.tag = 'mine'
+    net.down.weight.decays = net.down.bias.decays = False
     x = images().to(dtype)
     new = convert_convs(net, 'RFAConv', sample=x, norm_cfg=dict(momentum=0.3))
     assert new.training and not new.blocks[0].training
@@ -577,6 +586,9 @@ def test_what_is_kept(dtype):
     assert far(new, net, x) < (1e-13 if dtype == torch.float64 else 0.1)
     for module, was in zip(net.modules(), make().modules()):
         assert type(module) is type(was)
+    # a copy of a parameter has no attributes, one that is replaced has
+    convert_convs(net, 'RFAConv', inplace=True, start='fresh')
+    assert net.down.weight.decays is net.down.bias.decays is False
 
 
 def test_put_back_when_the_outputs_differ():
@@ -756,6 +768,8 @@ def test_calibrates_on_what_it_can():
             assert calibrate(layer, [batch]) == 1
         for key, value in layer.state_dict().items():
             assert torch.equal(value, before[key]), key
+    with pytest.raises(InputError, match='one by one, got int'):
+        calibrate(layer, 5)
     # An empty batch beside another one does not count.
     layers = [RFAConv(3, 4, 3), RFAConv(3, 4, 3)]
     layers[1].load_state_dict(layers[0].state_dict())
