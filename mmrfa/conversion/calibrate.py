@@ -28,8 +28,8 @@ def calibrate(model: nn.Module, batches: Iterable[Sample]) -> int:
         int: number of batches.
 
     Raises:
-        InputError: nothing to go through; a norm was folded, lacks a part, or would get values that
-            are not finite; nothing was changed.
+        InputError: nothing to go through; a norm was folded, lacks a part,
+            or would get values that are not finite; nothing was changed.
     """
     if not isinstance(batches, Iterable):
         raise InputError(
