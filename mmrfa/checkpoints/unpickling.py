@@ -312,7 +312,9 @@ def _tensor(
     size: tuple,
     stride: tuple,
     requires_grad: bool = False,
-    *_: object,
+    hooks: object = None,
+    metadata: dict | None = None,
+    *,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Tensor of a part of a storage; what hooks it had are dropped."""
@@ -327,11 +329,19 @@ def _tensor(
     if prod(size) and (offset + last >= count or prod(size) > count):
         raise Malformed('a tensor of more numbers than there are')
     found = empty.set_(storage.data, offset, size, stride)
+    bits = _config(metadata or {})
+    if bits.get('conj'):
+        found = found.conj()
+    if bits.get('neg'):
+        found = torch._neg_view(found)
     return found.requires_grad_(bool(requires_grad))
 
 
-def _tensor_v3(storage, offset, size, stride, grad, _, dtype, *__) -> Tensor:
-    return _tensor(storage, offset, size, stride, grad, dtype=dtype)
+def _tensor_v3(
+    storage, offset, size, stride, grad, hooks, dtype, metadata=None
+) -> Tensor:
+    made = storage, offset, size, stride, grad, hooks, metadata
+    return _tensor(*made, dtype=dtype)
 
 
 def _parameter(data: Tensor, requires_grad: bool, *_: object) -> nn.Parameter:

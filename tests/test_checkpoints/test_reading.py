@@ -125,7 +125,10 @@ def test_functions_keep_their_attributes(tmp_path) -> None:
 def test_shared_and_odd_tensors(tmp_path) -> None:
     """Views of one storage, other types, gradients, old files."""
     weight = torch.arange(6.0).view(2, 3)
+    waves = torch.randn(3, dtype=torch.complex64)
     content = dict(
+        conjugate=waves.conj(),
+        negative=torch.randn(2, dtype=torch.complex64).conj().imag,
         weight=weight,
         view=weight[0],
         half=weight.bfloat16(),
@@ -143,6 +146,8 @@ def test_shared_and_odd_tensors(tmp_path) -> None:
         assert found['half'].dtype == torch.bfloat16
         assert torch.equal(found['mask'], weight > 2)
         assert found['parameter'].requires_grad
+        for key in 'conjugate', 'negative':  # not as their numbers lie
+            assert torch.equal(found[key], content[key])
         assert found['state'].keys() == content['state'].keys()
         assert found['names'] == {'a', 'b'}
 
