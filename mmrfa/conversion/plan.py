@@ -237,10 +237,10 @@ def find(
         except InputError as error:
             row.why = str(error)
             continue
-        for key in vars(site.conv).keys() - _ATTRIBUTES:
-            if hasattr(probe, key):
-                row.why = f'its {key} is something else in {kind.__name__}'
-        if row.why:
+        own = [key for key in vars(site.conv) if key not in _ATTRIBUTES]
+        clash = next((key for key in own if hasattr(probe, key)), None)
+        if clash is not None:
+            row.why = f'its {clash} is something else in {kind.__name__}'
             continue
         probes[site.conv] = probe
         taken.append((row, site))
