@@ -1,12 +1,13 @@
 """AWConv sample by sample; any device, dtype and batch."""
 
+import math
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrfa.ops.aw import reference
+from mmrfa.ops.aw import by_maps, reference
 from mmrfa.ops.aw.reference import (
     WeightAttention,
     expanded,
@@ -54,8 +55,14 @@ def aw_conv2d(
         maps = spread(maps, weight.size(1))
     x = x if gated is None else gated
     _, *geometry = window
-    geometry = *geometry, groups
-    y = _Attended.apply(as_autocast(x), weight, maps, geometry)
+    out_size = window.out_size(x)
+    if by_maps.is_less_work(x, maps, math.prod(out_size), groups):
+        y = by_maps.AttendedByMaps.apply(
+            as_autocast(x), weight, maps, geometry, out_size
+        )
+    else:
+        geometry = *geometry, groups
+        y = _Attended.apply(as_autocast(x), weight, maps, geometry)
     y = y if bias is None else y + bias.to(y.dtype).view(1, -1, 1, 1)
     return like_input(y, x)
 
