@@ -344,6 +344,22 @@ def test_memory_is_that_of_the_committed_run(script):
         assert memory.step(config, form, 'meta', 2, 512) == case
 
 
+def test_ways_of_awconv_are_those_of_the_committed_run(script):
+    """And the rule takes the faster one, or one that is hardly slower."""
+    file = REPO / 'benchmarks/results/aw_by_maps.json'
+    results = json.loads(file.read_text())
+    benchmark = script('benchmarks/aw_by_maps.py')
+    page = '\n'.join(benchmark.page(results)) + '\n'
+    assert file.with_suffix('.md').read_text() == page
+    ratios = []
+    for case in results['cases']:
+        seconds, taken = case['seconds'], case['taken']
+        other = next(way for way in benchmark.WAYS if way != taken)
+        ratios.append(seconds[taken] / seconds[other])
+    assert max(ratios) < 1.25
+    assert min(ratios) < 0.5
+
+
 def test_runtimes_are_those_of_the_committed_run(script):
     """Before there is one, the page has no figures."""
     told = TEXTS['deploy'].split('\n### Speed\n')[1]

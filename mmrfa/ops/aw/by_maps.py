@@ -1,5 +1,7 @@
 """The convolutions of AWConv map by map, for outputs of a few pixels."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +12,7 @@ def is_less_work(x: Tensor, maps: Tensor, pixels: int, groups: int) -> bool:
 
     A sample's weight has I / M values for each value of its maps, and the
     sums that are weighed here have one for each output pixel. Below 8 samples
-    the products are too thin (measured on a CPU of 2 cores, 1 to 49 pixels).
+    the products are too thin (benchmarks/results/aw_by_maps.md).
 
     Args:
         x (Tensor): (N, C, H, W).
@@ -83,7 +85,9 @@ class AttendedByMaps(torch.autograd.Function):
         )
 
 
-def _by_maps(x: Tensor, weight: Tensor, maps: Tensor, geometry: tuple):
+def _by_maps(
+    x: Tensor, weight: Tensor, maps: Tensor, geometry: tuple
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What serves each map, with P = Ho * Wo output pixels.
 
     Yields:
