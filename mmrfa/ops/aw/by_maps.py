@@ -11,7 +11,7 @@ def is_less_work(x: Tensor, maps: Tensor, pixels: int, groups: int) -> bool:
     """Whether it takes less time than to make the weight of every sample.
 
     A sample's weight has I / M values for each value of its maps, and the
-    sums that are weighed here have one for each output pixel. Below 8 samples
+    sums that are weighed here have one for each output pixel. Below 4 samples
     the products are too thin (benchmarks/results/aw_by_maps.md).
 
     Args:
@@ -21,7 +21,7 @@ def is_less_work(x: Tensor, maps: Tensor, pixels: int, groups: int) -> bool:
         groups (int): of the convolution.
     """
     served = x.size(1) // maps.size(2)
-    return groups == 1 and x.size(0) >= 8 and pixels < served
+    return groups == 1 and x.size(0) >= 4 and pixels < served
 
 
 class AttendedByMaps(torch.autograd.Function):
