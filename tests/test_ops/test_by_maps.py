@@ -9,11 +9,11 @@ from mmrfa.ops import use_backend
 from mmrfa.ops.aw.by_maps import AttendedByMaps
 from mmrfa.testing import assert_no_worse
 
-# (N, C, H, W), r, kernel, stride, padding, dilation: outputs of 1 to 6 pixels
+# (N, C, H, W), r, kernel, stride, padding, dilation: outputs of 1 to 8 pixels
 CASES = [
     ((8, 32, 2, 2), 16, 3, 1, 1, 1),
     ((4, 32, 4, 3), 16, 3, 2, 1, 1),
-    ((8, 16, 3, 2), 8, (1, 3), 1, (0, 1), 1),
+    ((8, 20, 3, 2), 10, (1, 3), 1, (0, 1), 1),
     ((8, 12, 5, 5), 6, 3, 1, 0, 2),
     ((8, 16, 2, 3), 16, 2, (2, 1), 1, 1),
     ((10, 24, 1, 1), 8, 1, 1, 0, 1),
@@ -146,7 +146,7 @@ def test_several_gradients_at_once():
     ('size', 'arguments'),
     [
         ((3, 32, 2, 2), {}),
-        ((8, 32, 4, 4), {}),
+        ((8, 32, 4, 3), {}),
         ((8, 32, 2, 2), dict(groups=2)),
     ],
 )

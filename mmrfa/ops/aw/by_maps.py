@@ -11,7 +11,8 @@ def is_less_work(x: Tensor, maps: Tensor, pixels: int, groups: int) -> bool:
     """Whether it takes less time than to make the weight of every sample.
 
     A sample's weight has I / M values for each value of its maps, and the
-    sums that are weighed here have one for each output pixel. Below 4 samples
+    sums that are weighed here have one for each output pixel, which takes up
+    to one and a half times as long as a value of a weight. Below 4 samples
     the products are too thin (benchmarks/results/aw_by_maps.md).
 
     Args:
@@ -21,7 +22,7 @@ def is_less_work(x: Tensor, maps: Tensor, pixels: int, groups: int) -> bool:
         groups (int): of the convolution.
     """
     served = x.size(1) // maps.size(2)
-    return groups == 1 and x.size(0) >= 4 and pixels < served
+    return groups == 1 and x.size(0) >= 4 and 3 * pixels <= 2 * served
 
 
 class AttendedByMaps(torch.autograd.Function):
