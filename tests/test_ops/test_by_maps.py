@@ -122,6 +122,17 @@ def attended(*tensors):
     return AttendedByMaps.apply(*tensors, geometry, (2, 1))
 
 
+def test_autocast_rounds_no_operand():
+    tensors = [each.detach().float().requires_grad_() for each in operands()]
+    expected = attended(*tensors)
+    grads = torch.autograd.grad(expected.sum(), tensors)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = attended(*tensors)
+        again = torch.autograd.grad(found.sum(), tensors)
+    for ours, exact in zip((found, *again), (expected, *grads)):
+        assert torch.equal(ours, exact)
+
+
 def test_gradients_of_gradients():
     tensors = tuple(operands())
     assert torch.autograd.gradcheck(attended, tensors)

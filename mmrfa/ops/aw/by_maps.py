@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrfa.ops.common.autocast import without_autocast
+
 
 def is_less_work(x: Tensor, maps: Tensor, pixels: int, groups: int) -> bool:
     """Whether it takes less time than to make the weight of every sample.
@@ -44,7 +46,7 @@ class AttendedByMaps(torch.autograd.Function):
         n = x.size(0)
         y = 0
         for field, own, attention in _by_maps(x, weight, maps, geometry):
-            sums = torch.bmm(own, field).unflatten(2, (-1, n))
+            sums = _products(own, field).unflatten(2, (-1, n))
             y = y + (sums * attention).sum(0)
         return y.permute(2, 0, 1).unflatten(2, out_size).to(x.dtype)
 
@@ -58,12 +60,12 @@ class AttendedByMaps(torch.autograd.Function):
         dy = grad.reshape(n, out, -1).permute(1, 2, 0).contiguous()
         fields, weights, attentions = [], [], []
         for field, own, attention in _by_maps(x, weight, maps, ctx.geometry):
-            sums = torch.bmm(own, field).unflatten(2, (-1, n))
+            sums = _products(own, field).unflatten(2, (-1, n))
             attentions.append((sums * dy).sum(2))
             weighed = (attention * dy).reshape(taps, out, -1)
-            weights.append(torch.bmm(weighed, field.mT))
+            weights.append(_products(weighed, field.mT))
             if ctx.needs_input_grad[0]:
-                fields.append(torch.bmm(own.mT, weighed))
+                fields.append(_products(own.mT, weighed))
         grad_x = None
         if fields:
             served = inputs // len(fields)
@@ -102,7 +104,12 @@ def _by_maps(
     fields = F.unfold(x, weight.shape[2:], dilation, padding, stride)
     fields = fields.unflatten(1, served.shape[1:]).permute(1, 3, 2, 4, 0)
     own = served.permute(1, 3, 0, 2)
-    # With the samples last, as many values as there are lie side by side.
+    # Samples last: rows of a few pixels would be short.
     attention = maps.flatten(3).permute(2, 3, 1, 0).unsqueeze(3)
     for operands in zip(fields.flatten(3), own, attention):
         yield tuple(each.to(wide).contiguous() for each in operands)
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    with without_autocast(a):
+        return torch.bmm(a, b)

@@ -1,5 +1,7 @@
 """What autocast makes of the input of a convolution."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -32,3 +34,10 @@ def computed_in(x: Tensor) -> torch.dtype:
 def as_autocast(x: Tensor) -> Tensor:
     """Cast the input as autocast casts that of a convolution."""
     return x.to(computed_in(x))
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Where operands on the device of x keep their precision."""
+    if not autocasts(x):
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
