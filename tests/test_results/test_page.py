@@ -120,9 +120,9 @@ def test_what_the_readme_says():
     longer, at = told('plain longer', 'open', 5)
     assert text + f'CPU, gained {longer} ({at}).' in words
     most, at = told('RFCBAMConv', 'better', 5, study='clothing10')
-    text = f'clothing10, 5 seeds, RFCBAMConv gained {most} points of top-1 ({at})'
-    more, at = told('RFAConv', 'better', 5, study='clothing10')
-    text += f', RFAConv {more} ({at}) and '
+    text = f'clothing10, 5 seeds, RFCBAMConv gained {most} points of top-1 '
+    more, its = told('RFAConv', 'better', 5, study='clothing10')
+    text += f'({at}), RFAConv {more} ({its}) and '
     more, at = told('RFCAConv', 'better', 5, study='clothing10')
     assert f'{text}RFCAConv {more} ({at}).' in words
     less, at = told('RFCAConv', 'worse', 3, -1, 'bccd_yolov5')
