@@ -86,7 +86,7 @@ def test_float64_matches_to_the_last_digits(case, taken):
 
 
 @pytest.mark.parametrize('trained', [True, False])
-def test_layout_and_a_frozen_input(trained, taken):
+def test_layout_and_frozen_weights(trained, taken):
     layer = make(CASES[0]).requires_grad_(trained)
     x = torch.randn(CASES[0][0])
     x = x.contiguous(memory_format=torch.channels_last)
